@@ -256,6 +256,7 @@ impl CallOptions<'_> {
             timeout: self.options.timeout,
             retries: self.options.retries,
             on_host_loss: self.options.on_host_loss,
+            called: Instant::now(),
         })?;
         Ok(TaskHandle::new(Arc::clone(self.caller), inbox, chunk))
     }

@@ -39,6 +39,8 @@ pub struct Results<I, R> {
     order: Order,
     inbox: Arc<Inbox>,
     out: HashSet<u64>,
+    /// When the first chunk was sent.
+    called: Option<Instant>,
     /// The input index of the next item to send.
     next_item: u64,
     /// The number of results returned.
@@ -80,6 +82,7 @@ impl<I, R> Results<I, R> {
             order,
             inbox: Arc::default(),
             out: HashSet::new(),
+            called: None,
             next_item: 0,
             returned: 0,
             early: BTreeMap::new(),
@@ -196,6 +199,7 @@ where
             timeout: self.options.timeout,
             retries: self.options.retries,
             on_host_loss: self.options.on_host_loss,
+            called: *self.called.get_or_insert_with(Instant::now),
         });
         match submitted {
             Ok(chunk) => {

@@ -64,6 +64,10 @@ struct State {
     hosts: BTreeMap<String, HostState>,
     /// When the last host went that serves this build; the session's start before the first.
     without_hosts: Option<Instant>,
+    /// The first and the last refusal of a chunk by the broker since it has taken one.
+    refused: Option<(Instant, Instant)>,
+    /// The error of all items while broker or hosts have been silent for a lease.
+    silence: Option<Error>,
 }
 
 #[derive(Clone)]
@@ -84,6 +88,8 @@ pub(crate) struct NewChunk {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
     pub(crate) on_host_loss: HostLoss,
+    /// When its call began. A call that is older than a lease does not wait another one for hosts or broker.
+    pub(crate) called: Instant,
 }
 
 /// A host as [`Pool::hosts`](crate::Pool::hosts) shows it.
@@ -123,6 +129,8 @@ impl Caller {
             outstanding: HashMap::new(),
             hosts: BTreeMap::new(),
             without_hosts: Some(Instant::now()),
+            refused: None,
+            silence: None,
         };
         let caller = Arc::new(Self {
             session,
@@ -145,6 +153,13 @@ impl Caller {
             let mut state = self.lock();
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
+            }
+            if let Some(silence) = state.silence.clone()
+                && new.called.elapsed() > self.settings.lease
+            {
+                drop(state);
+                Outstanding::new(&new).fail(chunk, silence);
+                return Ok(chunk);
             }
             state.outstanding.insert(chunk, Outstanding::new(&new));
         }

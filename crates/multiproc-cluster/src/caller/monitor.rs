@@ -59,6 +59,7 @@ fn note_host(caller: &Caller, message: &Message) {
     let mut state = caller.lock();
     if build == build_id::hex(&caller.settings.build) {
         state.without_hosts = None;
+        state.silence = None;
     }
     state.hosts.insert(id, HostState { name, build, workers, seen: Instant::now() });
 }
@@ -87,11 +88,15 @@ async fn check_regularly(caller: Arc<Caller>) {
                 let what = "the pool's consumer was deleted at the broker: no host gets its work any more";
                 return end(&caller, encoded::unreachable(what.to_owned())).await;
             }
-            Probe::NoAnswer if contact.elapsed() > lease => caller.fail_all(&encoded::unreachable(format!(
-                "the broker has not answered for {:?}: results that were not there by then are lost{}",
-                contact.elapsed(),
-                caller.connection.last_error()
-            ))),
+            Probe::NoAnswer if contact.elapsed() > lease => {
+                let silence = encoded::unreachable(format!(
+                    "the broker has not answered for {:?}: results that were not there by then are lost{}",
+                    contact.elapsed(),
+                    caller.connection.last_error()
+                ));
+                caller.lock().silence = Some(silence.clone());
+                caller.fail_all(&silence);
+            }
             Probe::NoAnswer => {}
         }
     }
@@ -167,7 +172,7 @@ fn check_hosts(caller: &Arc<Caller>) {
     let lease = caller.settings.lease;
     let own = build_id::hex(&caller.settings.build);
     let (mut failed, mut unserved) = (Vec::new(), Vec::new());
-    {
+    let is_unserved = {
         let mut state = caller.lock();
         let is_own = |host: &HostState| host.build == own;
         let last = state.hosts.values().filter(|host| is_own(host)).map(|host| host.seen).max();
@@ -182,18 +187,20 @@ fn check_hosts(caller: &Arc<Caller>) {
             if is_lost && outstanding.on_host_loss == HostLoss::Fail {
                 let host = outstanding.host.as_ref().map(|(_, host)| host.clone());
                 failed.push((chunk, host.unwrap_or_default()));
-            } else if is_unserved && outstanding.submitted.elapsed() > lease {
+            } else if is_unserved && outstanding.called.elapsed() > lease {
                 unserved.push(chunk);
             }
         }
-    }
+        is_unserved
+    };
     for (chunk, host) in failed {
         caller.fail(chunk, outstanding::loss(&[host]));
     }
-    if !unserved.is_empty() {
-        let error = no_host(caller);
-        for chunk in unserved {
-            caller.fail(chunk, error.clone());
+    let silence = is_unserved.then(|| no_host(caller));
+    caller.lock().silence.clone_from(&silence);
+    for chunk in unserved {
+        if let Some(silence) = &silence {
+            caller.fail(chunk, silence.clone());
         }
     }
 }

@@ -25,7 +25,8 @@ pub(super) struct Outstanding {
     pub(super) host: Option<(String, String)>,
     /// The hosts that had begun it and were given up, oldest first.
     pub(super) lost: Vec<String>,
-    pub(super) submitted: Instant,
+    /// When its call began.
+    pub(super) called: Instant,
     /// When it was published or begun.
     pub(super) changed: Instant,
     /// What was published, to publish it again; `None` before.
@@ -51,7 +52,7 @@ impl Outstanding {
             delivery: Delivery::default(),
             host: None,
             lost: Vec::new(),
-            submitted: Instant::now(),
+            called: chunk.called,
             changed: Instant::now(),
             work: None,
             copy: 0,
@@ -157,7 +158,7 @@ mod tests {
             delivery: Delivery::default(),
             host: None,
             lost: Vec::new(),
-            submitted: Instant::now(),
+            called: Instant::now(),
             changed: Instant::now(),
             work: None,
             copy: 0,

@@ -24,14 +24,13 @@ pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Publishes a new chunk, its items apart if they are large.
 pub(super) async fn publish(caller: Arc<Caller>, chunk: u64, new: NewChunk) {
-    let deadline = Instant::now() + caller.settings.lease;
     let published = async {
-        let work = prepare(&caller, chunk, new, deadline).await?;
+        let work = prepare(&caller, chunk, new).await?;
         if !is_wanted(&caller, chunk) {
             discard(&caller, &work, None).await;
             return Ok(());
         }
-        let sequence = send(&caller, &work, deadline).await?;
+        let sequence = send(&caller, &work).await?;
         note_sent(&caller, work, sequence).await;
         Ok(())
     };
@@ -53,8 +52,7 @@ pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
         outstanding.work = Some(Arc::clone(&work));
         work
     };
-    let deadline = Instant::now() + caller.settings.lease;
-    match send(&caller, &work, deadline).await {
+    match send(&caller, &work).await {
         Ok(sequence) => note_sent(&caller, work, sequence).await,
         Err(error) => {
             caller.fail(chunk, error);
@@ -90,7 +88,7 @@ fn is_wanted(caller: &Caller, chunk: u64) -> bool {
     caller.lock().outstanding.contains_key(&chunk)
 }
 
-async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk, deadline: Instant) -> Result<Arc<Work>> {
+async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk) -> Result<Arc<Work>> {
     let mut header = WorkHeader {
         chunk,
         copy: 0,
@@ -107,15 +105,16 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk, deadline: Inst
         if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
             outstanding.has_object = true; // whoever ends the chunk while it is being stored removes it
         }
-        store(caller, chunk, &name, &items, deadline).await?;
+        store(caller, chunk, &name, &items).await?;
         header.object = Some(name);
         items = Vec::new();
     }
     Ok(Arc::new(Work { header, items }))
 }
 
-async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8], deadline: Instant) -> Result<()> {
+async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8]) -> Result<()> {
     let (connection, session) = (&caller.connection, &caller.session);
+    let began = Instant::now();
     loop {
         let stored = async {
             payload::make_store(connection, session, caller.settings.storage).await?;
@@ -123,16 +122,17 @@ async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8], deadl
         };
         match stored.await {
             Ok(()) => return Ok(()),
-            Err(error) => pause(caller, chunk, deadline, error).await?,
+            Err(error) => pause(caller, chunk, began, error).await?,
         }
     }
 }
 
 /// The stream drops what it has already, by the message's id, so a message without an answer is sent again.
-async fn send(caller: &Arc<Caller>, work: &Work, deadline: Instant) -> Result<u64> {
+async fn send(caller: &Arc<Caller>, work: &Work) -> Result<u64> {
     let (chunk, copy) = (work.header.chunk, work.header.copy);
     let mut payload = caller.settings.build.to_vec();
     payload.extend(protocol::join(&work.header, &work.items)?);
+    let began = Instant::now();
     loop {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", format!("{chunk}.{copy}"));
@@ -143,20 +143,32 @@ async fn send(caller: &Arc<Caller>, work: &Work, deadline: Instant) -> Result<u6
             Err(error) => Err(error),
         };
         match acknowledged {
-            Ok(acknowledgement) => return Ok(acknowledgement.sequence),
+            Ok(acknowledgement) => {
+                caller.lock().refused = None;
+                return Ok(acknowledgement.sequence);
+            }
             Err(error) => {
                 let last_error = caller.connection.last_error();
                 let error =
                     encoded::unreachable(format!("the broker does not take the work: {error}{last_error}"));
-                pause(caller, chunk, deadline, error).await?;
+                pause(caller, chunk, began, error).await?;
             }
         }
     }
 }
 
-/// Waits before another attempt, unless there is no more need or time for one.
-async fn pause(caller: &Arc<Caller>, chunk: u64, deadline: Instant, error: Error) -> Result<()> {
-    if !is_wanted(caller, chunk) || Instant::now() > deadline {
+/// Waits before another attempt, unless there is no more need for one, or the broker has taken nothing for a lease.
+///
+/// That lease counts for all chunks together: those of a long call do not wait for one after another.
+async fn pause(caller: &Caller, chunk: u64, began: Instant, error: Error) -> Result<()> {
+    let (lease, now) = (caller.settings.lease, Instant::now());
+    let since = {
+        let mut state = caller.lock();
+        let recent = state.refused.filter(|(_, last)| last.elapsed() <= lease);
+        let (since, _) = *state.refused.insert((recent.map_or(began, |(first, _)| first), now));
+        since
+    };
+    if !is_wanted(caller, chunk) || since.elapsed() > lease {
         return Err(error);
     }
     tokio::time::sleep(RETRY_PAUSE).await;

@@ -15,7 +15,10 @@ use crate::link::Link;
 use crate::support::{Outcome, Running, Server, Settings, TEST_TIMEOUT, trials, wait_until};
 use crate::work::{HOUR, enlarge, sleep, square};
 
-trials![each_handle_resolves_within_the_lease_and_five_seconds];
+trials![
+    each_handle_resolves_within_the_lease_and_five_seconds,
+    each_call_of_many_chunks_ends_within_the_lease_and_five_seconds,
+];
 
 /// The default. A shorter one would hide a wait for two leases.
 const LEASE: Duration = Duration::from_secs(10);
@@ -73,6 +76,75 @@ fn each_handle_resolves_within_the_lease_and_five_seconds() -> Outcome {
         }
     });
     Ok(())
+}
+
+/// A call has a window of eight chunks without a host: it ends within the time of one of them.
+fn each_call_of_many_chunks_ends_within_the_lease_and_five_seconds() -> Outcome {
+    let cases: [(&str, fn()); 4] = [
+        ("there is no host", no_host_comes),
+        ("the only host is killed", the_host_of_a_call_is_killed),
+        ("the broker is killed", the_broker_of_a_call_is_killed),
+        ("the disk is full", the_disk_is_full_for_a_call),
+    ];
+    thread::scope(|scope| {
+        for (name, case) in cases {
+            thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, case).unwrap();
+        }
+    });
+    Ok(())
+}
+
+fn no_host_comes() {
+    let server = Server::start();
+    let pool = server.cluster().lease(LEASE).connect().unwrap().pool("bounds").unwrap();
+    let clock = Clock::start();
+    let results = pool.map_results(square, 0..100).unwrap();
+    clock.check();
+    assert_eq!(results.len(), 100);
+    let is_unserved = |error: multiproc::Error| error.to_string().contains("no host serves");
+    assert!(results.into_iter().all(|result| result.is_err_and(is_unserved)));
+    // A host that comes later serves the next call.
+    let _agent = server.agent("late");
+    pool.wait_for_hosts(1, TEST_TIMEOUT).unwrap();
+    assert_eq!(pool.map(square, 0..3).unwrap(), [0, 1, 4]);
+}
+
+fn the_host_of_a_call_is_killed() {
+    let mut case = Case::new(Storage::Memory);
+    let mut results = case.pool.imap_unordered(sleep, (0..100).map(Duration::from_secs));
+    assert!(results.next().is_some_and(|result| result.is_ok()));
+    case.agent.kill();
+    let clock = Clock::start();
+    let failed = results.filter(Result::is_err).count();
+    clock.check();
+    assert!(failed > 90, "{failed}");
+}
+
+fn the_broker_of_a_call_is_killed() {
+    let mut case = Case::new(Storage::File);
+    let mut results = case.pool.imap_unordered(sleep, (0..1000).map(Duration::from_secs));
+    assert!(results.next().is_some_and(|result| result.is_ok()));
+    case.server.kill();
+    let clock = Clock::start();
+    let failed = results.filter(Result::is_err).count();
+    clock.check();
+    assert!(failed > 900, "{failed}");
+}
+
+/// Of what is refused; what the broker has taken waits for the host.
+fn the_disk_is_full_for_a_call() {
+    let case = Case::with(Storage::File, small_disk());
+    let busy = case.occupy();
+    let clock = Clock::start();
+    let input = (0..60).map(|_| vec![1; 400_000]);
+    let length = |bytes: Vec<u8>| bytes.len();
+    let mut results = case.pool.imap_unordered(length, input);
+    for _ in 0..50 {
+        let error = results.next().unwrap().unwrap_err();
+        assert!(error.to_string().contains("does not take the work"), "{error}");
+    }
+    clock.check();
+    drop(busy);
 }
 
 /// A broker, a host with two workers, and tasks that run there or wait.
