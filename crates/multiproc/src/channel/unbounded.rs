@@ -106,7 +106,8 @@ fn step(position: u32) -> u32 {
     position & !(STEP - 1)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))] // a model has no files
 mod tests {
     use std::num::NonZeroUsize;
 
