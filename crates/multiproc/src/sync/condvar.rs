@@ -236,8 +236,12 @@ impl Condvar {
             return Ok(());
         }
         let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(()) };
+        // A process that overwrites entries cannot keep this thread here.
+        let mut tries = 0..2 * WAITERS;
         for entry in dead.iter().filter(|entry| self.shared.kind(entry) == Some(NOTIFIED)) {
-            while let Some(next) = self.next_waiter() {
+            while tries.next().is_some()
+                && let Some(next) = self.next_waiter()
+            {
                 if self.shared.has_ended(&next) {
                     self.shared.free(&next);
                 } else if self.shared.replace_kind(&next, NOTIFIED) {

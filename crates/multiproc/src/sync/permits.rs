@@ -115,21 +115,25 @@ impl Shared {
     /// the lock.
     fn grant(&self, total: u32) -> bool {
         let mut free = self.free_permits(total);
-        let mut granted = 0;
-        // A process that overwrites entries cannot keep this thread here.
-        while granted < self.slots
-            && let Some(next) = self.first_waiter().filter(|next| next.count() <= free)
-        {
+        let mut is_any = false;
+        for next in self.waiters() {
+            if next.count() > free {
+                break;
+            }
             free -= next.count();
             self.set_kind(&next, next.kind | GRANTED);
             failpoint::hit(Failpoint::PermitsGranted);
-            granted += 1;
+            is_any = true;
         }
-        granted > 0
+        is_any
     }
 
-    fn first_waiter(&self) -> Option<Entry> {
-        self.entries().filter(Entry::waits).min_by_key(|entry| entry.sequence)
+    /// Those that wait, in their order. They are read once: a process that overwrites entries cannot keep this
+    /// thread here.
+    fn waiters(&self) -> Vec<Entry> {
+        let mut waiters: Vec<_> = self.entries().filter(Entry::waits).collect();
+        waiters.sort_unstable_by_key(|entry| entry.sequence);
+        waiters
     }
 
     /// Removes entries of dead processes. Only the first waiter checks the holders; the other waiters check
@@ -142,16 +146,18 @@ impl Shared {
         deadline: Deadline,
         on_death: &impl Fn(&Entry),
     ) -> Result<()> {
-        for _ in 0..self.slots {
-            match self.first_waiter() {
-                Some(first) if own.is_some_and(|own| own.sequence == first.sequence) => break,
-                Some(first) if self.has_ended(&first) => {
-                    if !self.remove(&first, deadline, on_death)? {
-                        return Ok(());
-                    }
+        for first in self.waiters() {
+            if own.is_some_and(|own| own.sequence == first.sequence) {
+                break;
+            }
+            if !self.has_ended(&first) {
+                if checks_all {
+                    break;
                 }
-                Some(_) if !checks_all => return Ok(()),
-                _ => break,
+                return Ok(());
+            }
+            if !self.remove(&first, deadline, on_death)? {
+                return Ok(());
             }
         }
         let mut last = None;

@@ -39,7 +39,7 @@ use crate::sys::thread_id::ThreadId;
 /// ```
 #[derive(Clone)]
 pub struct Semaphore {
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 impl_serde_shared!(Semaphore { shared }: 0, Some(0));
@@ -130,7 +130,7 @@ impl fmt::Debug for Semaphore {
 /// Permits of a [`Semaphore`], given back when this is dropped, or when the process ends. Can be sent to
 /// another thread of its process.
 pub struct Permit {
-    shared: Shared,
+    pub(super) shared: Shared,
     entry: Entry,
     count: u32,
 }

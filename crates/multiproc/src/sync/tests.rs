@@ -1,6 +1,7 @@
 //! Handles as another process may have sent them.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use super::*;
 use crate::error::Result;
 use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
 use crate::sys::poll::Deadline;
+use crate::sys::thread_id::ThreadId;
 use crate::testing::{any_bytes, cases, descriptors};
 
 /// Encodes `value` and decodes it as something else.
@@ -50,7 +52,7 @@ fn handles_that_lack_words_do_not_panic() {
     // An event has no slots, so it is a barrier without parties, which has nothing to wait for.
     let barrier = transfer::<Barrier>(&small).unwrap();
     assert_eq!((barrier.parties(), barrier.waiting()), (0, 0));
-    let _ = barrier.wait_timeout(std::time::Duration::from_millis(1));
+    let _ = barrier.wait_timeout(Duration::from_millis(1));
     let condvar = transfer::<Condvar>(&small).unwrap();
     let mutex = Mutex::new(()).unwrap();
     assert!(condvar.wait(mutex.lock().unwrap()).is_err());
@@ -89,7 +91,7 @@ fn a_timed_wait_ends_though_the_lock_is_held() {
     let (mutex, condvar) = (Mutex::new(0_u8).unwrap(), Condvar::new().unwrap());
     let wait = |millis| {
         let guard = mutex.lock().unwrap();
-        condvar.wait_timeout(guard, std::time::Duration::from_millis(millis)).unwrap().1
+        condvar.wait_timeout(guard, Duration::from_millis(millis)).unwrap().1
     };
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| wait(300));
@@ -118,4 +120,18 @@ proptest! {
         let _ = decode::<(Barrier, Condvar)>(&bytes, sent(), "it");
         let _ = decode::<(OnceCell<u8>, Atomic<[bool]>)>(&bytes, sent(), "it");
     }
+}
+
+/// Another process may have written waiters into all slots but one.
+#[test]
+fn a_permit_is_granted_at_once_behind_as_many_waiters_as_there_are_slots() {
+    let semaphore = Semaphore::new(65_536).unwrap();
+    let shared = &semaphore.shared;
+    let living = ThreadId::current_and_process().1;
+    for index in 1..shared.slots {
+        shared.insert_at(index, living, 0, 1);
+    }
+    let begun = Instant::now();
+    assert_eq!(semaphore.try_acquire().unwrap().count(), 1);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
