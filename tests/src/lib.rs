@@ -4,6 +4,7 @@
 
 pub mod corrupter;
 pub mod crashes;
+pub mod mappings;
 
 use std::ffi::CStr;
 use std::fs;

@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod every_call;
+mod mappings;
 
 use std::fs;
 
@@ -15,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::support::{METHODS, children, eventually, open_without_children, with};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [descriptors::trials(), every_call::trials()].into_iter().flatten().collect()
+    [descriptors::trials(), every_call::trials(), mappings::trials()].into_iter().flatten().collect()
 }
 
 const LARGE: &[u8] = &[7; 100_000];
