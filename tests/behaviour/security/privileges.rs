@@ -47,7 +47,7 @@ enum More {
 const GROUP: u32 = 60;
 
 /// A copy of a program that gives more rights to the user who executes it. `None`, with a message, where that
-/// is not possible, unless `CI` is set.
+/// is not possible ([`cannot_run`]).
 fn with_more_rights(program: &str, more: More, folder: &Folder) -> Option<PathBuf> {
     let copy = folder.0.join(format!("{more:?}"));
     self::copy(program, &copy);
