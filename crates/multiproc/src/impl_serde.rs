@@ -1,11 +1,13 @@
-//! `Serialize` and `Deserialize` of the library's own types. A struct is encoded as the tuple of its fields, a
-//! variant as its number and the tuple of its fields.
+//! `Serialize` and `Deserialize` of the library's own types. A struct is encoded as the tuple of its fields, and so
+//! is a variant, behind its number or name.
 //!
 //! serde's derive would bring a parser of Rust into every program. With it, a small program compiles for a
 //! third longer. So only a program that derives has it.
 
-use serde_core::Deserialize;
-use serde_core::de::{Error, Expected, SeqAccess, Unexpected};
+use std::fmt;
+
+use serde_core::Deserializer;
+use serde_core::de::{DeserializeSeed, Error, Unexpected, Visitor};
 
 /// Implements both traits:
 ///
@@ -74,12 +76,17 @@ macro_rules! impl_serde {
                     &self,
                     serializer: S,
                 ) -> std::result::Result<S::Ok, S::Error> {
+                    let (number, name) = match self { $(
+                        Self::$variant { .. } => (Number::$variant as u32, stringify!($variant)),
+                    )+ };
                     match self { $(
-                        Self::$variant $(($($item),+))? $({ $($field),+ })? => {
-                            let number = Number::$variant as u32;
-                            let fields = ($($($item,)+)? $($($field,)+)?);
-                            serde_core::Serialize::serialize(&(number, fields), serializer)
-                        }
+                        Self::$variant $(($($item),+))? $({ $($field),+ })? => serializer
+                            .serialize_newtype_variant(
+                                stringify!($type),
+                                number,
+                                name,
+                                &($($($item,)+)? $($($field,)+)?),
+                            ),
                     )+ }
                 }
             }
@@ -90,28 +97,31 @@ macro_rules! impl_serde {
                 type Value = $type;
 
                 fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                    f.write_str(concat!("a variant of ", stringify!($type)))
+                    f.write_str(concat!("enum ", stringify!($type)))
                 }
 
-                fn visit_seq<A: serde_core::de::SeqAccess<'de>>(
+                fn visit_enum<A: serde_core::de::EnumAccess<'de>>(
                     self,
-                    mut parts: A,
+                    variant: A,
                 ) -> std::result::Result<$type, A::Error> {
-                    let number: u32 = $crate::impl_serde::next(&mut parts)?;
-                    $(if number == Number::$variant as u32 {
+                    let (number, fields) = variant.variant_seed($crate::impl_serde::VariantNumber(NAMES))?;
+                    $(if number == Number::$variant as usize {
                         #[allow(clippy::let_unit_value, reason = "a variant without fields")]
-                        let ($($($item,)+)? $($($field,)+)?) = $crate::impl_serde::next(&mut parts)?;
+                        let ($($($item,)+)? $($($field,)+)?) =
+                            serde_core::de::VariantAccess::newtype_variant(fields)?;
                         return Ok($type::$variant $(($($item),+))? $({ $($field),+ })?);
                     })+
-                    Err($crate::impl_serde::no_such_variant(number, &self))
+                    Err(<A::Error as serde_core::de::Error>::custom("no such variant")) // is not less than their number
                 }
             }
+
+            const NAMES: &[&str] = &[$(stringify!($variant)),+];
 
             impl<'de> serde_core::Deserialize<'de> for $type {
                 fn deserialize<D: serde_core::Deserializer<'de>>(
                     deserializer: D,
                 ) -> std::result::Result<Self, D::Error> {
-                    deserializer.deserialize_tuple(2, Variants)
+                    deserializer.deserialize_enum(stringify!($type), NAMES, Variants)
                 }
             }
         };
@@ -120,11 +130,35 @@ macro_rules! impl_serde {
 
 pub(crate) use impl_serde;
 
-/// The next part of a variant.
-pub(crate) fn next<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(parts: &mut A) -> Result<T, A::Error> {
-    parts.next_element()?.ok_or_else(|| A::Error::custom("a variant ends early"))
+/// Reads which of these variants it is, by its number or its name.
+pub(crate) struct VariantNumber(pub(crate) &'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for VariantNumber {
+    type Value = usize;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
 }
 
-pub(crate) fn no_such_variant<E: Error>(number: u32, expected: &dyn Expected) -> E {
-    E::invalid_value(Unexpected::Unsigned(number.into()), expected)
+impl Visitor<'_> for VariantNumber {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the name of a variant, or its number below {}", self.0.len())
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<usize, E> {
+        let known = usize::try_from(number).ok().filter(|&number| number < self.0.len());
+        known.ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<usize, E> {
+        let known = self.0.iter().position(|known| *known == name);
+        known.ok_or_else(|| E::unknown_variant(name, self.0))
+    }
+
+    fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<usize, E> {
+        self.visit_str(&String::from_utf8_lossy(name))
+    }
 }

@@ -27,6 +27,14 @@ fn types_of_the_standard_library_need_no_names() {
 }
 
 #[test]
+fn the_librarys_errors_need_no_names() {
+    assert!(fits(&Ok::<_, crate::Error>("a".to_owned())));
+    assert!(fits(&Err::<u8, _>(crate::Error::invalid("it"))));
+    let task_error = || crate::TaskError::from(std::fmt::Error);
+    assert!(fits(&(Ok::<_, crate::TaskError>(7_u8), task_error(), vec![crate::Error::invalid("it")])));
+}
+
+#[test]
 fn only_types_that_need_names_have_them() {
     assert!(fits(&Named { a: 1, n: 2, b: 3 }) && fits(&External::One(1)) && fits(&Renamed { a: 1, n: 2 }));
     assert!(fits(&RenamedApart { a: 1, n: 2 }) && fits(&list(&1, &2)) && fits(&tree(&1, &2)));
