@@ -73,8 +73,9 @@ fn run_items(
     Some(done)
 }
 
-/// How often a chunk of several items looks whether it is stopped while it has no result.
-const STOP_INTERVAL: Duration = Duration::from_millis(20);
+/// How often a chunk of several items looks whether it is stopped while it has no result. A call of the pool with less
+/// than 50 ms left would sleep at once, in place of a short spin.
+const STOP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether it is no error of an item, but of the pool: it cannot keep its workers.
 fn ends_pool(error: &multiproc::Error) -> bool {

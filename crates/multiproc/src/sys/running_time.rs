@@ -24,7 +24,14 @@ pub(crate) struct RunningTime(Duration);
 
 impl RunningTime {
     pub(crate) fn now() -> Self {
-        Self(Duration::from_nanos(CLOCK.read(clock::nanos())))
+        loop {
+            let stopped = CLOCK.stopped.load(Acquire);
+            let now = CLOCK.read(clock::nanos());
+            // Otherwise a gap has ended meanwhile, by this thread or another, which does not belong to that time.
+            if CLOCK.stopped.load(Acquire) == stopped {
+                return Self(Duration::from_nanos(now));
+            }
+        }
     }
 
     /// Never, `None`, if the clock cannot represent that time.
