@@ -99,7 +99,7 @@ async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i
     if delivered > 1 || header.must_ask {
         let delivery = Delivery { copy: header.copy, count: delivered };
         let begin = Request::Begin { chunk, delivery, agent: id, host };
-        return served.ask_until_answered(&agent.connection, &begin, &[]).await;
+        return served.ask_until_answered(&agent.connection, &begin).await;
     }
     if let Ok(begun) = protocol::join(&Request::Begun { chunk, agent: id, host }, &[]) {
         let _ = agent.connection.client.publish(served.session.back(), begun.into()).await;
@@ -115,24 +115,53 @@ async fn run_and_report(
     items: Vec<u8>,
     grant: u64,
 ) -> Option<Reply> {
-    let chunk = header.chunk;
-    let host = agent.host.clone();
-    let (packed, work) = match read(agent, served, &header, items).await {
+    let chunk = (header.chunk, grant);
+    let encoded = match read(agent, served, &header, items).await {
         Ok(items) => {
             let Ran { results, work } = run(agent, header, protocol::values(&items).ok()?).await?;
-            (pack(agent, served, &results, (chunk, grant)).await, work)
+            encode(&results).map(|results| (results, work))
         }
-        Err(error) => (Err(error), Duration::ZERO),
+        Err(error) => Err(error),
     };
-    let (done, body) = match packed {
-        Ok((body, object)) => (Request::Done { chunk, grant, host, work, object }, body),
-        Err(error) => (Request::Refused { chunk, grant, host, error: shorten(&error) }, Vec::new()),
-    };
-    let reply = served.ask_until_answered(&agent.connection, &done, &body).await;
-    if let (Reply::Superseded, Request::Done { object: Some(object), .. }) = (reply, &done) {
-        payload::remove(&agent.connection, &served.session, object).await;
+    Some(match encoded {
+        Ok((results, work)) => report(agent, served, &results, work, chunk).await,
+        Err(error) => refuse(agent, served, &error, chunk).await,
+    })
+}
+
+/// Hands in results: in the message, or in an object if they are too large for one.
+async fn report(
+    agent: &Agent,
+    served: &Served,
+    results: &[u8],
+    work: Duration,
+    (chunk, grant): (u64, u64),
+) -> Reply {
+    let connection = &agent.connection;
+    let done = |object| Request::Done { chunk, grant, host: agent.host.clone(), work, object };
+    if let Some(reply) = served.hand_in(connection, &done(None), results).await {
+        return reply;
     }
-    Some(reply)
+    let name = format!("results-{chunk}-{grant}-{}", agent.id);
+    if let Err(error) = store(agent, served, &name, results).await {
+        return refuse(agent, served, &error, (chunk, grant)).await;
+    }
+    let reply = served.ask_until_answered(connection, &done(Some(name.clone()))).await;
+    if reply == Reply::Superseded {
+        payload::remove(connection, &served.session, &name).await;
+    }
+    reply
+}
+
+/// Ends a chunk with one error for all its items.
+async fn refuse(
+    agent: &Agent,
+    served: &Served,
+    error: &multiproc::Error,
+    (chunk, grant): (u64, u64),
+) -> Reply {
+    let refused = Request::Refused { chunk, grant, host: agent.host.clone(), error: shorten(error) };
+    served.ask_until_answered(&agent.connection, &refused).await
 }
 
 /// The items of a chunk.
@@ -153,29 +182,23 @@ async fn run(agent: &Arc<Agent>, header: WorkHeader, items: Vec<Vec<u8>>) -> Opt
     ran.ok()?
 }
 
-/// The results as they are sent: in the message, or in an object.
-async fn pack(
-    agent: &Agent,
-    served: &Served,
-    results: &[Result<Vec<u8>>],
-    (chunk, grant): (u64, u64),
-) -> Result<(Vec<u8>, Option<String>)> {
-    let mut body = Vec::new();
+/// The results as they are sent.
+fn encode(results: &[Result<Vec<u8>>]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     for result in results {
-        protocol::push_result(&mut body, result)?;
+        protocol::push_result(&mut bytes, result)?;
     }
-    if body.len() <= agent.connection.max_payload() {
-        return Ok((body, None));
-    }
-    let name = format!("results-{chunk}-{grant}-{}", agent.id);
+    Ok(bytes)
+}
+
+/// Stores results in the object store. Tries for a lease.
+async fn store(agent: &Agent, served: &Served, name: &str, results: &[u8]) -> Result<()> {
     let deadline = Instant::now() + served.lease;
     loop {
         served.ask(&agent.connection, &Request::MakeStore, &[]).await;
-        let stored = payload::put(&agent.connection, &served.session, &name, &body).await;
-        match stored {
-            Ok(()) => return Ok((Vec::new(), Some(name))),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => tokio::time::sleep(served.lease / 20).await,
+        match payload::put(&agent.connection, &served.session, name, results).await {
+            Err(_) if Instant::now() <= deadline => tokio::time::sleep(served.lease / 20).await,
+            stored => return stored,
         }
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn renew(agent: &Agent, served: &Served, acknowledge: &Subject,
         epoch.mark_unchanged();
         if was_cut || is_late(renewed.elapsed(), served.lease) {
             let check = Request::Check { chunk, grant };
-            if served.ask_until_answered(&agent.connection, &check, &[]).await != Reply::Granted(grant) {
+            if served.ask_until_answered(&agent.connection, &check).await != Reply::Granted(grant) {
                 return;
             }
         }

@@ -113,20 +113,39 @@ impl Served {
     }
 
     /// Asks the caller until it answers. The session's end ends the task that asks.
-    pub(super) async fn ask_until_answered(
+    pub(super) async fn ask_until_answered(&self, connection: &Connection, request: &Request) -> Reply {
+        loop {
+            if let Some(reply) = self.try_ask(connection, request, &[]).await {
+                return reply;
+            }
+        }
+    }
+
+    /// As [`ask_until_answered`](Self::ask_until_answered), with results. `None` once they are too large for a
+    /// message: the server may have another limit after a reconnect.
+    pub(super) async fn hand_in(
         &self,
         connection: &Connection,
         request: &Request,
-        body: &[u8],
-    ) -> Reply {
-        loop {
-            if connection.is_connected()
-                && let Answer::Reply(reply) = self.ask(connection, request, body).await
-            {
-                return reply;
+        results: &[u8],
+    ) -> Option<Reply> {
+        while results.len() <= connection.max_payload() {
+            if let Some(reply) = self.try_ask(connection, request, results).await {
+                return Some(reply);
             }
-            tokio::time::sleep((self.lease / 20).min(Duration::from_millis(200))).await;
         }
+        None
+    }
+
+    /// Asks the caller if there is a connection, and pauses if it does not answer.
+    async fn try_ask(&self, connection: &Connection, request: &Request, body: &[u8]) -> Option<Reply> {
+        if connection.is_connected()
+            && let Answer::Reply(reply) = self.ask(connection, request, body).await
+        {
+            return Some(reply);
+        }
+        tokio::time::sleep((self.lease / 20).min(Duration::from_millis(200))).await;
+        None
     }
 }
 

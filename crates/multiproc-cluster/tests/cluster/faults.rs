@@ -11,13 +11,14 @@ use nix::sys::signal::Signal;
 
 use crate::link::Link;
 use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, agent, trials, wait_until};
-use crate::work::{begin_and_wait, slow_square, square};
+use crate::work::{begin_and_wait, slow_square, square, wait_and_enlarge};
 
 trials![
     random_kills_of_agents_lose_and_repeat_no_result,
     a_stopped_hosts_items_run_elsewhere_and_its_late_results_are_dropped,
     a_lost_hosts_items_fail_if_they_may_begin_once,
     work_in_files_goes_on_after_a_restart_of_the_broker,
+    results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart,
     work_in_memory_ends_in_an_error_after_a_restart_of_the_broker,
     a_broker_that_is_gone_ends_calls_in_an_error,
     a_host_that_is_cut_off_is_given_up_and_serves_again,
@@ -130,6 +131,25 @@ fn work_in_files_goes_on_after_a_restart_of_the_broker() -> Outcome {
     assert_eq!(sum, (0..3000).map(square).sum::<u64>());
     drop(pool); // the killed server may have forgotten that a chunk was acknowledged
     assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+/// The host has them ready for one message while the broker is not there.
+fn results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart() -> Outcome {
+    let mut server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 5).storage(multiproc_cluster::Storage::File);
+    let pool = pool.connect()?.pool("smaller")?;
+    let folder = tempfile::tempdir()?;
+    let mut task = pool.submit(wait_and_enlarge, (folder.path().to_owned(), 300_000))?;
+    wait_for_begin(folder.path(), &[]);
+    server.kill();
+    fs::write(folder.path().join("go"), "")?;
+    wait_until("the task is done", || folder.path().join("done").exists());
+    server.set_config("max_payload: 65536");
+    server.restart();
+    let results = task.get_timeout(TEST_TIMEOUT)?;
+    assert_eq!(results.map(|results| results.len()), Some(300_000));
     Ok(())
 }
 

@@ -168,6 +168,11 @@ impl Server {
         }
     }
 
+    /// Another configuration from the next [`restart`](Self::restart) on.
+    pub(crate) fn set_config(&mut self, config: &str) {
+        config.clone_into(&mut self.settings.config);
+    }
+
     pub(crate) fn cluster(&self) -> ClusterBuilder {
         Cluster::builder(&self.url_as(None)).lease(LEASE).connect_options(self.settings.access.clone())
     }

@@ -53,6 +53,14 @@ pub(crate) fn begin_and_wait(folder: PathBuf) -> u32 {
     agent
 }
 
+/// As [`begin_and_wait`], with that many bytes; another file says that it is done.
+pub(crate) fn wait_and_enlarge(folder: PathBuf, count: usize) -> Vec<u8> {
+    let bytes = vec![7; count];
+    begin_and_wait(folder.clone());
+    let _ = fs::write(folder.join("done"), "");
+    bytes
+}
+
 /// With a folder, writes a file there and takes an hour.
 pub(crate) fn begin_and_sleep_if_some(folder: Option<PathBuf>) {
     if let Some(folder) = folder {
