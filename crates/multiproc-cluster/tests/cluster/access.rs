@@ -219,10 +219,11 @@ fn the_documented_permissions_suffice() -> Outcome {
     drop(pool);
     assert!(server.streams().is_empty(), "{:?}", server.streams());
 
-    let mut killed = caller(&url);
-    wait_until("the caller has a stream", || !server.streams().is_empty());
+    let folder = tempfile::tempdir()?;
+    let mut killed = caller(&url, folder.path());
+    server.wait_for_object();
     killed.kill();
-    wait_until("its stream is removed", || server.streams().is_empty());
+    wait_until("its stream and its objects are removed", || server.streams().is_empty());
     let log = server.log();
     assert!(!log.contains("Violation"), "{log}");
 

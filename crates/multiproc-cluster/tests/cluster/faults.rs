@@ -10,13 +10,16 @@ use multiproc_cluster::HostLoss;
 use nix::sys::signal::Signal;
 
 use crate::link::Link;
-use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, agent, trials, wait_until};
-use crate::work::{begin_and_wait, slow_square, square, wait_and_enlarge};
+use crate::support::{
+    LEASE, OBJECT_LEN, Outcome, Server, TEST_TIMEOUT, agent, is_running, trials, wait_for_begin, wait_until,
+};
+use crate::work::{begin_and_wait, enlarge, hold, slow_square, square, wait_and_enlarge};
 
 trials![
     random_kills_of_agents_lose_and_repeat_no_result,
     a_stopped_hosts_items_run_elsewhere_and_its_late_results_are_dropped,
     a_lost_hosts_items_fail_if_they_may_begin_once,
+    a_killed_hosts_task_ends_with_it,
     work_in_files_goes_on_after_a_restart_of_the_broker,
     results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart,
     work_in_memory_ends_in_an_error_after_a_restart_of_the_broker,
@@ -45,6 +48,7 @@ fn random_kills_of_agents_lose_and_repeat_no_result() -> Outcome {
     let mut agents = server.agents(&["a", "b", "c"]);
     let pool = server.pool("kills");
     pool.wait_for_hosts(3, TEST_TIMEOUT)?;
+    assert_eq!(pool.apply(enlarge, (vec![1; OBJECT_LEN], 1))?.0, OBJECT_LEN);
     let every = items / (kills as u64 + 1);
     let (mut count, mut sum, mut killed) = (0_u64, 0_u64, 0);
     let options = pool.options().on_host_loss(HostLoss::Retry(1000));
@@ -60,23 +64,10 @@ fn random_kills_of_agents_lose_and_repeat_no_result() -> Outcome {
     assert_eq!((count, killed), (items, kills));
     assert_eq!(sum, (0..items).map(square).sum::<u64>());
     wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
+    drop(pool);
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
     Ok(())
-}
-
-/// Waits until a task has begun at another agent than those; returns the pid of that.
-fn wait_for_begin(folder: &std::path::Path, known: &[u32]) -> u32 {
-    let mut found = 0;
-    wait_until("the task begins", || {
-        let names =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut pids = names.filter_map(|name| name.strip_prefix("begun-")?.parse().ok());
-        match pids.find(|pid| !known.contains(pid)) {
-            Some(pid) => found = pid,
-            None => return false,
-        }
-        true
-    });
-    found
 }
 
 fn a_stopped_hosts_items_run_elsewhere_and_its_late_results_are_dropped() -> Outcome {
@@ -112,6 +103,21 @@ fn a_lost_hosts_items_fail_if_they_may_begin_once() -> Outcome {
     let begun = fs::read_dir(folder.path())?.count();
     assert_eq!(begun, 1, "it has begun twice");
     fs::write(folder.path().join("go"), "")?;
+    Ok(())
+}
+
+/// The worker's process, too: no other run of the item meets it.
+fn a_killed_hosts_task_ends_with_it() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let mut agent = server.agent("a");
+    let pool = server.pool("ended");
+    let mut task = pool.submit(hold, (folder.path().to_owned(), Vec::new()))?;
+    let worker = wait_for_begin(folder.path(), &[]);
+    assert!(is_running(worker));
+    agent.kill();
+    wait_until("its worker ends", || !is_running(worker));
+    assert!(task.get_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
     Ok(())
 }
 

@@ -4,7 +4,10 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use futures_util::StreamExt;
 
-use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, agent, caller, other_build, trials, wait_until};
+use crate::support::{
+    LEASE, Outcome, Server, TEST_TIMEOUT, agent, caller, is_running, other_build, trials, wait_for_begin,
+    wait_until,
+};
 use crate::work::{slow_square, square};
 
 trials![
@@ -57,23 +60,27 @@ fn without_a_host_a_call_ends_in_an_error() -> Outcome {
 
 fn a_killed_callers_work_is_withdrawn() -> Outcome {
     let server = Server::start();
+    let folder = tempfile::tempdir()?;
     let _agent = server.agent("a");
-    let mut caller = caller(&server.url());
-    wait_until("the caller has a stream", || !server.streams().is_empty());
+    let mut caller = caller(&server.url(), folder.path());
+    let worker = wait_for_begin(folder.path(), &[]);
+    server.wait_for_object();
+    assert!(is_running(worker));
     caller.kill();
-    wait_until("its stream is removed", || server.streams().is_empty());
-    // Its task of an hour is ended, too: both workers are free.
+    wait_until("its stream and its objects are removed", || server.streams().is_empty());
+    wait_until("its task ends", || !is_running(worker));
     assert_eq!(server.pool("next").map(square, 0..4)?, [0, 1, 4, 9]);
     Ok(())
 }
 
 fn what_a_killed_caller_left_without_agents_is_removed_by_the_next() -> Outcome {
     let server = Server::start();
-    let mut caller = caller(&server.url());
-    wait_until("the caller has a stream", || !server.streams().is_empty());
+    let folder = tempfile::tempdir()?;
+    let mut caller = caller(&server.url(), folder.path());
+    server.wait_for_object();
     caller.kill();
     let _agent = server.agent("a");
-    wait_until("its stream is removed", || server.streams().is_empty());
+    wait_until("its stream and its objects are removed", || server.streams().is_empty());
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::thread;
 use multiproc_cluster::Pool;
 
 use crate::network::Network;
-use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{slow_square, square};
+use crate::support::{LEASE, OBJECT_LEN, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::work::{enlarge, slow_square, square};
 
 trials![each_item_has_one_result_whatever_the_links_do];
 
@@ -23,12 +23,14 @@ fn links() {
 
     run(&server, "late", 2, &mut |count, pool| {
         if count == 200 {
+            leave_an_object_store(&server, pool);
             agents.push(network.agent(2, &server));
             pool.wait_for_hosts(3, TEST_TIMEOUT).unwrap();
         }
     });
     run(&server, "cut", 3, &mut |count, pool| {
         if count == 200 {
+            leave_an_object_store(&server, pool);
             network.cut(0);
             wait_until("the host is given up", || pool.hosts().len() == 2);
         }
@@ -46,6 +48,12 @@ fn links() {
     run(&server, "slow", 3, &mut |_, _| {});
     network.cut(1);
     run(&server, "slow and cut", 2, &mut |_, _| {});
+}
+
+/// The pool's end has more to remove.
+fn leave_an_object_store(server: &Server, pool: &Pool) {
+    assert_eq!(pool.apply(enlarge, (vec![1; OBJECT_LEN], 1)).unwrap().0, OBJECT_LEN);
+    assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
 }
 
 /// Runs items, with what happens after each result; every one has its result, and nothing is left.

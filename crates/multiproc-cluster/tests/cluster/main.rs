@@ -23,13 +23,12 @@ mod work;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use multiproc_cluster::Cluster;
 
 use crate::access::AGENT_NKEY;
-use crate::support::{CALLER, EXEC, LEASE};
+use crate::support::{CALLER, CALLER_FOLDER, EXEC, LEASE, OBJECT_LEN};
 
 fn main() -> ExitCode {
     support::end_with_parent();
@@ -68,7 +67,8 @@ fn main() -> ExitCode {
 fn wait_as_caller(url: &str) -> ExitCode {
     let wait = || -> multiproc::Result<()> {
         let pool = Cluster::builder(url).lease(LEASE).connect()?.pool("killed")?;
-        pool.submit(work::sleep, (Duration::from_secs(3600),))?.get()?;
+        let folder = std::env::var_os(CALLER_FOLDER).unwrap_or_default();
+        pool.submit(work::hold, (folder.into(), vec![1; OBJECT_LEN]))?.get()?;
         Ok(())
     };
     match wait() {

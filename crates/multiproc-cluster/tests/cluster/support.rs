@@ -20,10 +20,14 @@ pub(crate) type Outcome = Result<(), Failed>;
 
 /// With this variable, the test's program is a caller of that server.
 pub(crate) const CALLER: &str = "CLUSTER_TEST_CALLER";
+/// Where the task of such a caller says that it has begun.
+pub(crate) const CALLER_FOLDER: &str = "CLUSTER_TEST_CALLER_FOLDER";
 /// With this variable, the test's program becomes that program.
 pub(crate) const EXEC: &str = "CLUSTER_TEST_EXEC";
 /// With this variable, the test's program ends when that process does.
 const PARENT: &str = "CLUSTER_TEST_PARENT";
+/// Too large for a message.
+pub(crate) const OBJECT_LEN: usize = 2_000_000;
 /// Short for a test, and long for a machine that is busy.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 /// How long a test waits for an event before it fails. Generous: it measures nothing.
@@ -198,6 +202,14 @@ impl Server {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
+    /// Waits until the caller has a stream and an object.
+    pub(crate) fn wait_for_object(&self) {
+        wait_until("the caller has a stream and an object", || {
+            self.stored_bytes("OBJ_") > OBJECT_LEN as u64
+                && self.streams().iter().any(|name| !name.starts_with("OBJ_"))
+        });
+    }
+
     /// Does what a client does that is no caller and no agent.
     pub(crate) fn as_client<T>(&self, act: impl AsyncFnOnce(async_nats::jetstream::Context) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -281,9 +293,10 @@ pub(crate) fn agent_with(url: &str, host: &str, program: &Path, variables: &[(&s
     Running { process, log: Some(log) }
 }
 
-/// A caller that waits in a process of its own.
-pub(crate) fn caller(url: &str) -> Running {
-    let process = child(&std::env::current_exe().unwrap()).env(CALLER, url).spawn().unwrap();
+/// A caller that waits in a process of its own for [`hold`](crate::work::hold), whose arguments are in an object.
+pub(crate) fn caller(url: &str, folder: &Path) -> Running {
+    let mut command = child(&std::env::current_exe().unwrap());
+    let process = command.env(CALLER, url).env(CALLER_FOLDER, folder).spawn().unwrap();
     Running { process, log: None }
 }
 
@@ -345,4 +358,27 @@ pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "in vain: {what}");
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits until a task has begun in a folder at another process than those; returns the pid that it has written.
+pub(crate) fn wait_for_begin(folder: &Path, known: &[u32]) -> u32 {
+    let mut found = 0;
+    wait_until("the task begins", || {
+        let names = std::fs::read_dir(folder).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut pids = names.filter_map(|name| name.strip_prefix("begun-")?.parse().ok());
+        match pids.find(|pid| !known.contains(pid)) {
+            Some(pid) => found = pid,
+            None => return false,
+        }
+        true
+    });
+    found
+}
+
+/// Whether a process is there and no zombie.
+pub(crate) fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    let state = stat.ok().and_then(|stat| Some(stat.rsplit_once(") ")?.1.chars().next()));
+    state.flatten().is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }

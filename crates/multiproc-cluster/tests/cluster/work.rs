@@ -53,6 +53,12 @@ pub(crate) fn begin_and_wait(folder: PathBuf) -> u32 {
     agent
 }
 
+/// Writes a file with the worker's pid, and takes an hour.
+pub(crate) fn hold(folder: PathBuf, _: Vec<u8>) {
+    let _ = fs::write(folder.join(format!("begun-{}", std::process::id())), "");
+    std::thread::sleep(HOUR);
+}
+
 /// As [`begin_and_wait`], with that many bytes; another file says that it is done.
 pub(crate) fn wait_and_enlarge(folder: PathBuf, count: usize) -> Vec<u8> {
     let bytes = vec![7; count];
