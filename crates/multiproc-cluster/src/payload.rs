@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::object_store::{Config, ObjectMetadata, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
+use data_encoding::BASE64URL;
 use multiproc::Result;
 use multiproc::pool::encoded;
 use tokio::io::AsyncReadExt;
@@ -79,9 +80,17 @@ async fn try_get(connection: &Connection, session: &Session, name: &str, time: D
 }
 
 /// Removes a payload. What cannot be removed now is removed with the session.
+///
+/// The client's `delete` leaves a message for each object, which says that it was deleted.
 pub(crate) async fn remove(connection: &Connection, session: &Session, name: &str) {
-    if let Ok(store) = connection.context.get_object_store(session.stream()).await {
-        let _ = store.delete(name).await;
+    let bucket = session.stream();
+    let Ok(store) = connection.context.get_object_store(&bucket).await else { return };
+    let Ok(object) = store.info(name).await else { return };
+    let Ok(stream) = connection.context.get_stream_no_info(format!("OBJ_{bucket}")).await else { return };
+    let name = BASE64URL.encode(name.as_bytes());
+    // In this order a reader finds no object that lacks parts.
+    for subject in [format!("$O.{bucket}.M.{name}"), format!("$O.{bucket}.C.{}", object.nuid)] {
+        let _ = stream.purge().filter(subject).await;
     }
 }
 

@@ -13,6 +13,7 @@ trials![
     an_input_is_taken_only_so_far_ahead,
     large_payloads_arrive_and_leave_nothing,
     large_payloads_arrive_through_a_server_of_small_messages,
+    many_large_results_leave_nothing_while_the_pool_lives,
     a_result_is_taken_once,
     what_a_lost_stream_leaves_unsent_is_an_error_of_the_call,
     durations_without_bound_are_refused_or_waited_for,
@@ -104,9 +105,25 @@ fn large_payloads(settings: Settings) -> Outcome {
         let (length, result) = task.get()?;
         assert_eq!((length, result.len()), (3_000_000, 2_000_000));
     }
-    wait_until("the objects are removed", || server.stored_bytes("OBJ_") < 100_000);
+    assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
+    wait_until("the objects are removed", || server.stored_bytes("OBJ_") == 0);
     drop(pool);
     assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+/// Not even a note that an object was there: a pool may live for long.
+fn many_large_results_leave_nothing_while_the_pool_lives() -> Outcome {
+    let server = Server::with(Settings { config: "max_payload: 65536".to_owned(), ..Settings::default() });
+    let _agents = server.agents(&["a", "b"]);
+    let pool = server.pool("many");
+    let large = |number: u64| vec![number; 10_000];
+    for (number, result) in (0..100).zip(pool.imap(large, 0..100)) {
+        assert_eq!(result?, vec![number; 10_000]);
+    }
+    assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
+    wait_until("the objects are removed", || server.stored_bytes("OBJ_") == 0);
+    assert_eq!(pool.apply(square, (3,))?, 9);
     Ok(())
 }
 
