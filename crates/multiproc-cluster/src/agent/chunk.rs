@@ -75,7 +75,7 @@ async fn finish(agent: &Agent, acknowledge: Subject) {
 /// Runs a chunk and hands in its results. True if it is finished: it has its results, or is withdrawn.
 async fn serve(
     agent: &Arc<Agent>,
-    served: &Served,
+    served: &Arc<Served>,
     header: WorkHeader,
     items: Vec<u8>,
     delivered: i64,
@@ -110,7 +110,7 @@ async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i
 /// `None` if there are no results to report.
 async fn run_and_report(
     agent: &Arc<Agent>,
-    served: &Served,
+    served: &Arc<Served>,
     header: WorkHeader,
     items: Vec<u8>,
     grant: u64,
@@ -123,32 +123,54 @@ async fn run_and_report(
         }
         Err(error) => Err(error),
     };
-    Some(match encoded {
-        Ok((results, work)) => report(agent, served, &results, work, chunk).await,
-        Err(error) => refuse(agent, served, &error, chunk).await,
-    })
+    match encoded {
+        Ok((results, work)) => report(agent, served, results, work, chunk).await,
+        Err(error) => Some(refuse(agent, served, &error, chunk).await),
+    }
 }
 
-/// Hands in results: in the message, or in an object if they are too large for one.
+/// Hands in results: in the message, or in an object if they are too large for one. `None` at the session's end.
+///
+/// What is stored goes on when the chunk is withdrawn, so that the object is complete and its end is known: who
+/// does not want it removes it.
 async fn report(
+    agent: &Arc<Agent>,
+    served: &Arc<Served>,
+    results: Vec<u8>,
+    work: Duration,
+    (chunk, grant): (u64, u64),
+) -> Option<Reply> {
+    let done = Request::Done { chunk, grant, host: agent.host.clone(), work, object: None };
+    if let Some(reply) = served.hand_in(&agent.connection, &done, &results).await {
+        return Some(reply);
+    }
+    let (agent, served) = (Arc::clone(agent), Arc::clone(served));
+    let reported = tokio::spawn(async move {
+        tokio::select! {
+            reply = report_object(&agent, &served, &results, work, (chunk, grant)) => Some(reply),
+            () = served.is_over() => None,
+        }
+    });
+    reported.await.ok()?
+}
+
+/// Hands in results in an object.
+async fn report_object(
     agent: &Agent,
     served: &Served,
     results: &[u8],
     work: Duration,
     (chunk, grant): (u64, u64),
 ) -> Reply {
-    let connection = &agent.connection;
-    let done = |object| Request::Done { chunk, grant, host: agent.host.clone(), work, object };
-    if let Some(reply) = served.hand_in(connection, &done(None), results).await {
-        return reply;
-    }
     let name = format!("results-{chunk}-{grant}-{}", agent.id);
     if let Err(error) = store(agent, served, &name, results).await {
         return refuse(agent, served, &error, (chunk, grant)).await;
     }
-    let reply = served.ask_until_answered(connection, &done(Some(name.clone()))).await;
+    let (host, object) = (agent.host.clone(), Some(name.clone()));
+    let done = Request::Done { chunk, grant, host, work, object };
+    let reply = served.ask_until_answered(&agent.connection, &done).await;
     if reply == Reply::Superseded {
-        payload::remove(connection, &served.session, &name).await;
+        payload::remove(&agent.connection, &served.session, &name).await;
     }
     reply
 }

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{HOUR, begin_and_sleep_if_some, begin_and_wait, enlarge, sleep, square};
+use crate::support::{LEASE, OBJECT_LEN, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_until};
+use crate::work::{HOUR, begin_and_sleep_if_some, begin_and_wait, enlarge, sleep, square, wait_and_enlarge};
 
 trials![
     a_task_that_is_cancelled_at_once_does_not_run_on,
     what_a_dead_broker_held_does_not_run_when_it_is_back,
     a_task_that_is_cancelled_while_the_broker_is_away_ends,
     the_arguments_of_a_cancelled_task_are_removed,
+    the_results_of_a_cancelled_task_are_removed,
     a_withdrawn_chunk_of_several_items_ends_at_once,
 ];
 
@@ -101,5 +102,25 @@ fn the_arguments_of_a_cancelled_task_are_removed() -> Outcome {
     assert!(task.cancel());
     wait_until("they are removed", || server.stored_bytes("OBJ_") == 0);
     wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    Ok(())
+}
+
+/// Whenever the withdrawal comes: before the results are stored, while they are, and after.
+fn the_results_of_a_cancelled_task_are_removed() -> Outcome {
+    let server = Server::with(Settings { config: "max_payload: 65536".to_owned(), ..Settings::default() });
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("results")?;
+    assert_eq!(pool.apply(enlarge, (Vec::new(), OBJECT_LEN))?.1.len(), OBJECT_LEN);
+    for number in 0..20 {
+        let folder = tempfile::tempdir()?;
+        let task = pool.submit(wait_and_enlarge, (folder.path().to_owned(), OBJECT_LEN))?;
+        wait_until("it has begun", || std::fs::read_dir(folder.path()).is_ok_and(|files| files.count() > 0));
+        std::fs::write(folder.path().join("go"), "")?;
+        wait_until("it is done", || folder.path().join("done").exists());
+        std::thread::sleep(Duration::from_millis(2) * number); // another moment each time
+        task.cancel();
+    }
+    assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
+    wait_until("they are removed", || server.stored_bytes("OBJ_") == 0);
     Ok(())
 }
