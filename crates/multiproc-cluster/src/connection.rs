@@ -84,9 +84,10 @@ impl Connection {
         }
     }
 
-    /// The bytes that a message may have besides its header; larger ones go to the object store.
+    /// The bytes that a message may have besides its header; larger ones go to the object store, in parts of that
+    /// size. Not zero, whatever the server says.
     pub(crate) fn max_payload(&self) -> usize {
-        self.client.max_payload().min(512 * 1024).saturating_sub(4096)
+        self.client.max_payload().min(512 * 1024).saturating_sub(4096).max(1024)
     }
 }
 
