@@ -26,9 +26,9 @@ const PARTS: [(&str, &str, &str); 5] = [
     (
         "corruption",
         "Overwritten memory",
-        "Every shared page is overwritten at random while it is used: the memory of a queue, a pipe, a \
-         pool and the fork server. Every call ends, with a value or an error; the parent continues; what it \
-         creates afterwards works; and it has the descriptors, mappings and children that it had before.",
+        "Every shared page is overwritten at random while it is used: the memory of each object \
+         below. Every call ends, with a value or an error, within its time limit and 5 s for a busy machine; \
+         the parent continues; what it creates afterwards works; and it has the descriptors, mappings and children that it had before.",
     ),
     (
         "soak",
