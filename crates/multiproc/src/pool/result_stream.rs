@@ -12,7 +12,7 @@ use super::lazy_results::LazyResults;
 use crate::error::Result;
 
 /// Awaits the results of an [`imap`](super::Pool::imap) or [`imap_unordered`](super::Pool::imap_unordered), as
-/// they become available. Feature `async`. Any executor will do: the pool's own thread wakes it.
+/// they become available. Feature `async`. Any executor will do: a thread of this library wakes it.
 ///
 /// `poll_next` takes items from the input as [`LazyResults`] does, and encodes them. It never waits for a
 /// worker, but for the input: one that blocks, such as the messages of a queue, blocks the executor's thread.
