@@ -9,10 +9,9 @@ use multiproc::{Error, Pool, Process, Result, SharedArray, SharedSlice, pipe};
 use nix::errno::Errno;
 use tests::mappings::ManyMappings;
 
-use super::LARGE;
 use crate::support::{Outcome, alone, trials};
 
-trials![an_object_without_mappings_says_why, large_arguments_and_results_need_no_mapping];
+trials![an_object_without_mappings_says_why];
 
 /// As many mappings as nothing here needs.
 const MANY: usize = 1000;
@@ -79,21 +78,5 @@ fn an_object_without_mappings_says_why() -> Outcome {
         }
         mappings.leave(MANY);
         Process::spawn(|| (), ())?.join()
-    })
-}
-
-fn large_arguments_and_results_need_no_mapping() -> Outcome {
-    alone(|| {
-        let mut mappings = many_mappings();
-        mappings.leave(MANY);
-        let pool = Pool::new(2)?;
-        let echo = |bytes: Vec<u8>| bytes;
-        let many = || (0..20_usize).map(|number| LARGE.repeat(1 + number % 12));
-        pool.map(echo, many())?;
-        mappings.leave(0);
-        let results = pool.map(echo, many());
-        mappings.leave(MANY);
-        assert!(results?.into_iter().eq(many()));
-        Ok(())
     })
 }
