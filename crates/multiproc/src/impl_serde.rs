@@ -2,7 +2,7 @@
 //! is a variant, behind its number or name.
 //!
 //! serde's derive would bring a parser of Rust into every program. With it, a small program compiles for a
-//! third longer. So only a program that derives has it.
+//! quarter longer. So only a program that derives has it.
 
 use std::fmt;
 
@@ -40,7 +40,10 @@ macro_rules! impl_serde {
     };
 
     (newtype $type:ty $(where [$($generics:tt)*])?) => {
-        impl_serde!(newtype $type $(where [$($generics)*])?, |inner| Ok::<_, std::convert::Infallible>(Self(inner)));
+        impl_serde!(
+            newtype $type $(where [$($generics)*])?,
+            |inner| Ok::<_, std::convert::Infallible>(Self(inner))
+        );
     };
 
     (newtype $type:ty $(where [$($generics:tt)*])?, $check:expr) => {
@@ -76,15 +79,12 @@ macro_rules! impl_serde {
                     &self,
                     serializer: S,
                 ) -> std::result::Result<S::Ok, S::Error> {
-                    let (number, name) = match self { $(
-                        Self::$variant { .. } => (Number::$variant as u32, stringify!($variant)),
-                    )+ };
                     match self { $(
                         Self::$variant $(($($item),+))? $({ $($field),+ })? => serializer
                             .serialize_newtype_variant(
                                 stringify!($type),
-                                number,
-                                name,
+                                Number::$variant as u32,
+                                stringify!($variant),
                                 &($($($item,)+)? $($($field,)+)?),
                             ),
                     )+ }
@@ -111,7 +111,7 @@ macro_rules! impl_serde {
                             serde_core::de::VariantAccess::newtype_variant(fields)?;
                         return Ok($type::$variant $(($($item),+))? $({ $($field),+ })?);
                     })+
-                    Err(<A::Error as serde_core::de::Error>::custom("no such variant")) // is not less than their number
+                    Err(<A::Error as serde_core::de::Error>::custom("no such variant")) // checked above
                 }
             }
 
