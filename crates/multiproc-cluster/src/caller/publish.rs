@@ -165,7 +165,8 @@ async fn pause(caller: &Caller, chunk: u64, began: Instant, error: Error) -> Res
     let since = {
         let mut state = caller.lock();
         let recent = state.refused.filter(|(_, last)| last.elapsed() <= lease);
-        let (since, _) = *state.refused.insert((recent.map_or(began, |(first, _)| first), now));
+        let since = recent.map_or(began, |(first, _)| first);
+        state.refused = Some((since, now));
         since
     };
     if !is_wanted(caller, chunk) || since.elapsed() > lease {

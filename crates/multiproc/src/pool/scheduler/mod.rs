@@ -170,9 +170,10 @@ impl Scheduler {
     /// cancelled so; if the call has one, its result is the error that says so now. A call with several has no
     /// reader any more.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
-        let is_withdrawn = self.fail_pending(call);
-        let killed = self.workers.iter_mut().filter_map(|worker| worker.cancel(call).then_some(())).count();
-        let is_cancelled = is_withdrawn || killed > 0;
+        let mut is_cancelled = self.fail_pending(call);
+        for worker in &mut self.workers {
+            is_cancelled |= worker.cancel(call);
+        }
         let next_end =
             self.workers.iter().filter_map(WorkerHandle::grace_until).min().map(RunningTime::sleep_until);
         self.sleep.wake_requested |= next_end.is_some_and(|time| self.sleep.wake_by(time));
