@@ -4,14 +4,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::delivery::{Delivery, End, Items, Receipt};
 use super::{SendError, TERMS};
 use crate::channel::errors;
 use crate::error::{Error, Result};
-use crate::impl_serde::impl_serde;
 use crate::ipc::panic;
 use crate::ipc::scratch::Scratch;
 use crate::ipc::wire::{self, SharedFd};
@@ -100,7 +99,17 @@ pub struct JoinableSender<T> {
     item: PhantomData<fn(T)>,
 }
 
-impl_serde!(struct JoinableSender<T> where [T] { end, item });
+impl<T> Serialize for JoinableSender<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.end.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for JoinableSender<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { end: End::deserialize(deserializer)?, item: PhantomData })
+    }
+}
 
 /// The receiving end of a [joinable] queue. Can be cloned, and passed as an argument.
 pub struct JoinableReceiver<T> {
@@ -108,7 +117,17 @@ pub struct JoinableReceiver<T> {
     item: PhantomData<fn() -> T>,
 }
 
-impl_serde!(struct JoinableReceiver<T> where [T] { end, item });
+impl<T> Serialize for JoinableReceiver<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.end.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for JoinableReceiver<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { end: End::deserialize(deserializer)?, item: PhantomData })
+    }
+}
 
 impl<T: Serialize + DeserializeOwned> JoinableSender<T> {
     /// Sends an item. Blocks while as many items as the capacity are not done.
