@@ -123,10 +123,16 @@ impl Backlog {
         if self.withdrawn > 0 {
             self.drop_withdrawn_fronts();
         }
-        let first = self.queues.iter().enumerate().filter_map(|(index, queue)| Some((queue.key()?, index)));
-        let (_, index) = first.min()?;
-        self.front = index;
-        self.queues.get_mut(index)?.chunks.front_mut()
+        self.front = match self.queues.len() {
+            1 => 0, // in most programs
+            _ => self.first_queue()?,
+        };
+        self.queues.get_mut(self.front)?.chunks.front_mut()
+    }
+
+    fn first_queue(&self) -> Option<usize> {
+        let keys = self.queues.iter().enumerate().filter_map(|(index, queue)| Some((queue.key()?, index)));
+        keys.min().map(|(_, index)| index)
     }
 
     #[cold]
