@@ -77,5 +77,9 @@ fn main() -> ExitCode {
         task_handles::trials(),
         wait_any::trials(),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
+    let mut arguments = Arguments::from_args();
+    // Most trials wait for other processes, and leave the cores idle.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    arguments.test_threads.get_or_insert(3 * cores);
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
