@@ -74,7 +74,7 @@ pub enum ErrorKind {
     Codec,
     /// A time limit passed first: that of the call, or that of a task, which was then killed.
     Timeout,
-    /// A queue or pipe is full.
+    /// A queue or pipe is full, or a pool has [as many tasks](crate::pool::PoolBuilder::max_pending) as it may.
     Full,
     /// A queue or pipe is empty, while a sender is left.
     Empty,
@@ -103,7 +103,7 @@ pub enum ErrorKind {
 struct Inner {
     cause: Cause,
     origin: Option<Origin>,
-    /// The first item of the input that it is about, and how many they are.
+    /// The items of the input that the error is about: the index of the first, and their number.
     items: Option<(u64, u64)>,
     /// It failed before any task, so that it is no task's failure.
     during_startup: bool,
@@ -231,7 +231,7 @@ impl Error {
         &self.0.attempts
     }
 
-    /// Where the child crashed: of SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGABRT, a stack overflow among them.
+    /// Where the child crashed, by SIGSEGV (a stack overflow too), SIGBUS, SIGILL, SIGFPE or SIGABRT.
     /// Or where it panicked, if the environment asks for backtraces (`RUST_BACKTRACE`).
     ///
     /// The child leaves the registers and the top of its stack, and dies of the signal as it would otherwise.
@@ -239,7 +239,7 @@ impl Error {
     /// milliseconds up to seconds. Files and lines need debug information (`debug = 1` in the profile).
     ///
     /// `None` if the child ended in another way, if the program handles the signal itself, and in a process
-    /// other than the child's parent. `{error:#}` has the backtrace behind the message.
+    /// other than the child's parent. `{error:#}` has the backtrace after the message.
     ///
     /// ```
     /// use multiproc::{Process, Result};
@@ -261,7 +261,7 @@ impl Error {
     /// The file that records the task, from which the program can run it again in a debugger: see
     /// [`PoolBuilder::record`](crate::pool::PoolBuilder::record). `None` if it is not recorded.
     ///
-    /// `{error:#}` has the path behind the message.
+    /// `{error:#}` has the path after the message.
     ///
     /// ```
     /// use multiproc::Process;
@@ -295,7 +295,7 @@ impl Error {
         self.kind() == ErrorKind::Timeout
     }
 
-    /// Was a queue or pipe full?
+    /// Was a queue or pipe full, or a pool with a bound?
     pub fn is_full(&self) -> bool {
         self.kind() == ErrorKind::Full
     }

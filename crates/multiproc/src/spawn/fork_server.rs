@@ -38,7 +38,7 @@ pub(crate) fn stop() -> Result<()> {
 /// Whether there has been a fork server, in this process or one that it is a forked copy of.
 static IS_USED: AtomicBool = AtomicBool::new(false);
 
-/// Forks a child and sends it the bootstrap message. Returns `None` if this system cannot fork a zygote.
+/// Forks a child and sends it the bootstrap message. Returns `None` if the kernel does not let a zygote fork.
 /// Blocks until the deadline.
 pub(crate) fn start(
     bootstrap: &Message,
@@ -150,7 +150,7 @@ impl SlotGuard {
 }
 
 /// Forks a child and sends it the bootstrap message. `ensure` makes the fork server if there is none, and
-/// returns until when the rest may take. Returns `None` if this system cannot fork a zygote.
+/// returns until when the rest may take. Returns `None` if the kernel does not let a zygote fork.
 pub(super) fn start_with(
     slot: &mut Option<ForkServer>,
     ensure: impl Fn(&mut Option<ForkServer>) -> Result<Deadline>,

@@ -4,7 +4,7 @@
 //! and each C stream), and a full pipe that no process reads. In a process that has never had a second
 //! thread, no other thread holds a lock, so the calling thread flushes. In any other, a helper thread
 //! flushes, and the caller waits for it at most for a [bound](FLUSH_TIMEOUT). C's standard output tells
-//! whether it has pending bytes, and its lock can be tried, so it needs no helper thread.
+//! whether it has pending bytes; without any, the helper thread is not asked between two small tasks.
 
 use std::fs;
 use std::io::{Write, stdout};

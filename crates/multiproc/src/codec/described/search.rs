@@ -36,8 +36,9 @@ pub(crate) enum EncodingChoice {
     Unknown,
 }
 
-/// The limits for one type: values without parts, and whole values.
+/// The most parts that are made up for one type, in all values.
 const MOST_LEAVES: u32 = 200_000;
+/// The most values that are made up for one type.
 const MOST_ROUNDS: u32 = 5_000;
 
 /// The number of examples of each kind that are taken from a value.

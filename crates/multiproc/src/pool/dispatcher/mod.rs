@@ -1,8 +1,8 @@
 //! The lock around a pool's [`Scheduler`], and the threads that drive it.
 //!
 //! A caller that waits for results collects all results and dispatches all waiting chunks, for all
-//! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
-//! replaces them.
+//! callers. The pool's own thread does so when no caller waits. Only that thread reaps dead workers, and decides
+//! on their replacements, which a thread of their own starts.
 
 mod drivers;
 mod pool_thread;

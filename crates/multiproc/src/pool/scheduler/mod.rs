@@ -41,11 +41,11 @@ pub(crate) struct Scheduler {
     /// When items unclaimed by a worker, or results that it has not made visible, are overdue. In nanoseconds
     /// of the coarse clock, which each poll reads anyway.
     stall_check_at: Option<u64>,
-    /// Tick of the coarse clock at the last poll.
+    /// The time of the last poll, in nanoseconds.
     polled_at: u64,
-    /// Tick of the coarse clock at the last check of what the workers have written.
+    /// The time of the last check of what the workers have written.
     checked_at: u64,
-    /// The same of the last check of their memory.
+    /// The time of the last check of their memory.
     measured_at: u64,
     /// Results have arrived since then, and their tasks may have grown the workers.
     unmeasured: bool,

@@ -14,11 +14,12 @@ const MAX_STARTUP_FAILURES: u32 = 20;
 /// After this many consecutive early exits, pause before each start, so that a worker that cannot live does
 /// not keep the machine busy. This is no error, since no call may have been harmed.
 const MAX_EARLY_EXITS: u32 = 20;
-/// The pause after a refused start or repeated deaths; and how long a pool without workers retries before its
-/// work fails.
+/// The pause after a refused start or repeated deaths.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long a pool without workers retries before its work fails.
 const GIVE_UP: Duration = Duration::from_secs(3);
-/// The starts of workers: what runs, and what has become of the last ones.
+
+/// The start of a worker that goes on, and how the last starts went.
 #[derive(Default)]
 pub(super) struct Starts {
     slot: StartSlot,
@@ -88,7 +89,7 @@ impl Starts {
     }
 }
 
-/// What the pool's thread does:
+/// For the thread that starts workers, and for the pool's thread:
 impl Scheduler {
     /// Whether to start a worker.
     pub(crate) fn needs_worker(&self) -> bool {

@@ -77,7 +77,7 @@ const IDLE: usize = 296;
 const FAILED: usize = 304;
 /// The number of out-of-line results, at least.
 const OUT_OF_LINE_COUNT: usize = 280;
-/// Items between two clock reads of the worker.
+/// Items between two clock reads of the worker. Above 1, results may be invisible, which a flush says by a 2.
 const CLOCK_INTERVAL: usize = 272;
 /// The worker is ready: its initializer has returned.
 const READY: usize = 276;

@@ -26,9 +26,11 @@ pub(super) struct FlushSchedule {
     flushed: Duration,
 }
 
-/// The least and the most time of an interval, and its most items.
+/// An interval of less time gets longer.
 const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
+/// An interval of more time gets shorter.
 const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
+/// The most items of an interval.
 const MAX_INTERVAL_LEN: u32 = 2048;
 /// Interval lengths with a flush after each item. At length 1 the end of the interval flushes. Above 32,
 /// items take about 150 ns and a flush would cost over 5 %, so there is one flush per interval.
@@ -146,7 +148,7 @@ impl WorkerSide {
         self.rings.0.word32(CLOCK_INTERVAL).store(schedule.interval, Relaxed);
         self.seen_requests = self.rings.requests().load(Relaxed);
         if before == 1 || self.schedule.interval == 1 || is_time {
-            // Always before the interval grows: the pool then knows that results may be invisible.
+            // With an interval of 1, the pool takes all results for visible; above, it asks for those that are not.
             self.make_visible_and_notify();
         } else {
             self.flush_between();
