@@ -49,7 +49,7 @@ pub struct Results<I, R> {
     early: BTreeMap<u64, Batch>,
     current: Option<Cursor>,
     cost: Cost,
-    /// An item that could not be encoded, behind those sent: its index and error.
+    /// An item that could not be encoded, after those sent: its index and error.
     unsendable: Option<Batch>,
     /// Why the rest of the input was not sent.
     refusal: Option<Error>,

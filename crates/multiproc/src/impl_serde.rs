@@ -1,5 +1,5 @@
 //! `Serialize` and `Deserialize` of the library's own types. A struct is encoded as the tuple of its fields, and so
-//! is a variant, behind its number or name.
+//! is a variant, after its number or name.
 //!
 //! serde's derive would bring a parser of Rust into every program. With it, a small program compiles for a
 //! quarter longer. So only a program that derives has it.
@@ -16,7 +16,7 @@ use serde_core::de::{DeserializeSeed, Error, Unexpected, Visitor};
 /// - for the latter, whose field is checked when it arrives: `impl_serde!(newtype WorkerRings, Self::checked)`;
 /// - for an enum: `impl_serde!(enum Failure { Died, Signal(number), Os { errno } })`.
 ///
-/// Generic parameters of a struct stand behind it: `struct Record<'a> where ['a] { text }`.
+/// Generic parameters of a struct stand after it: `struct Record<'a> where ['a] { text }`.
 macro_rules! impl_serde {
     (struct $type:ty $(where [$($generics:tt)*])? { $($field:ident),* $(,)? }) => {
         impl<$($($generics)*)?> serde_core::Serialize for $type {

@@ -68,7 +68,7 @@
 //! With the feature `log` (`multiproc = { …, features = ["log"] }`), what children log with the
 //! [`log`](https://docs.rs/log) crate arrives in the logger of the program's first process: records of
 //! processes, of workers, of their threads and of their own children; also events of `tracing` with its
-//! feature `log`. Set the logger behind [`init()`] and before the first child is started:
+//! feature `log`. Set the logger after [`init()`] and before the first child is started:
 //!
 #![cfg_attr(feature = "log", doc = "```")]
 #![cfg_attr(not(feature = "log"), doc = "```text")]

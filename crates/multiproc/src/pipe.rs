@@ -79,7 +79,7 @@ const TERMS: ErrorTerms = ErrorTerms {
     receiver: "other end of the pipe",
 };
 
-/// The two directions, one behind the other.
+/// The two directions, one after the other.
 const LAYOUTS: [Layout; 2] = {
     let there = Layout::new(0, RING, u32::MAX); // limited by memory alone
     [there, Layout::new(there.end().next_multiple_of(4096), RING, u32::MAX)]

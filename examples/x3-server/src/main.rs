@@ -50,10 +50,10 @@ fn main() -> Result<()> {
     println!("after 100 payments Anna has {}", bank.call(Bank::balance, ("Anna".into(),))?);
 
     let crash = bank.submit(Bank::crash, ())?;
-    let behind = bank.submit(Bank::balance, ("Anna".into(),))?;
+    let next = bank.submit(Bank::balance, ("Anna".into(),))?;
     if let Err(error) = crash.get() {
         println!("the running call fails: {error}");
     }
-    println!("the next call sees a new bank: {}", behind.get()?);
+    println!("the next call sees a new bank: {}", next.get()?);
     Ok(())
 }

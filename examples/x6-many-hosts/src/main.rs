@@ -29,7 +29,7 @@ fn shrink_all(server: &str, folder: &Path) -> anyhow::Result<()> {
         let entry = entry?;
         if entry.path().is_file() {
             let mut name = entry.file_name();
-            name.push(".png"); // behind the extension: `a.jpg` and `a.png` have a thumbnail each
+            name.push(".png"); // after the extension: `a.jpg` and `a.png` have a thumbnail each
             tasks.push((name, pool.submit(shrink, (fs::read(entry.path())?,))?));
         }
     }

@@ -57,7 +57,7 @@ fn head(page: &mut String, report: &Report) -> Result<()> {
     writeln!(
         page,
         "- **How**: {rounds} {} of each entrant in turn, {repetitions}. A figure is the median of the \
-         rounds, with the least and the most of them behind it. Every round is a program of its own that \
+         rounds, with the least and the most of them after it. Every round is a program of its own that \
          checks its work: every item accounted for, every sum right.",
         if *rounds == 1 { "round" } else { "rounds" }
     )?;

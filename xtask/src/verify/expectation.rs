@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Expectation {
     pub lines: Vec<Line>,
-    /// Whether the block shows standard error, too, behind standard output. If not, that stays empty.
+    /// Whether the block shows standard error, too, after standard output. If not, that stays empty.
     pub stderr: bool,
     pub exit: i32,
     pub at_least: Option<Duration>,

@@ -10,7 +10,7 @@
 //! | `unordered`, `unordered=1-4`, `unordered=1-2,3-4` | the lines, or those of each range, in any order |
 //! | `floating=5`, `floating=2,5` | these lines may stand anywhere |
 //! | `distinct` | the numbers for which placeholders stand are pairwise different |
-//! | `stderr` | the block shows standard error, too, behind standard output; without this word it is empty |
+//! | `stderr` | the block shows standard error, too, after standard output; without this word it is empty |
 //! | `exit=2` | the exit code, if it is not 0 |
 //! | `at-least=3s`, `below=250ms` | how long it takes; such a command runs alone |
 //! | `ratio=3` | the first `[SECONDS]` is at least 3 times the last; such a command runs alone |

@@ -115,7 +115,7 @@ pub fn init() {
     exit(1);
 }
 
-/// Serves the pools of all callers that run this program. Call it behind [`multiproc::init`], in a program with
+/// Serves the pools of all callers that run this program. Call it after [`multiproc::init`], in a program with
 /// a command line of its own; [`init`] does it for others.
 ///
 /// Blocks for as long as the process lives. While the server is not there, it connects again and again. It ends

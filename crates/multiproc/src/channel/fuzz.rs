@@ -11,7 +11,7 @@ use crate::channel::endpoint::SCRATCH;
 use crate::sys::poll::Deadline;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 
-/// Words of a side's area behind its lock.
+/// Words of a side's area after its lock.
 const WORDS: [usize; 9] = [48, 56, 64, 72, SCRATCH[0], SCRATCH[2] / 8 * 8, 128, 136, 256 + 48];
 /// The position of each side.
 const POSITIONS: [usize; 2] = [128, 256 + 128];

@@ -4,7 +4,7 @@
 //! A frame in the ring holds a message, or says where one is. Descriptors travel in a packet beside the
 //! frame, its *ancillary packet*; so does the memfd to which a message is spilled that finds no room in the
 //! ring. A sender sends the packet before it publishes the frame; a receiver discards the packet after it has
-//! taken the frame. Both carry the same sequence number, so a receiver finds the packet of its frame behind
+//! taken the frame. Both carry the same sequence number, so a receiver finds the packet of its frame after
 //! packets that belong to no frame because their processes were killed. It discards those on the way, or when
 //! the ring is empty.
 //!
@@ -117,7 +117,7 @@ impl Layout {
         self.capacity
     }
 
-    /// The first byte behind the channel.
+    /// The first byte after the channel.
     pub(crate) const fn end(self) -> usize {
         self.start + HEADER + self.size as usize
     }
@@ -194,9 +194,9 @@ impl ChannelEnd {
     }
 
     /// Ends the channel for all its ends in all processes: nothing can be sent any more, and receivers meet the
-    /// end behind what was sent. The kernel keeps this state, so it holds if this process is killed meanwhile.
+    /// end after what was sent. The kernel keeps this state, so it holds if this process is killed meanwhile.
     pub(crate) fn close(&self) {
-        // First, or a sender that has not asked the kernel lately could send behind the end that receivers met.
+        // First, or a sender that has not asked the kernel lately could send after the end that receivers met.
         self.receivers().fetch_or(CLOSED, Relaxed);
         failpoint::hit(Failpoint::ChannelClosing);
         socket::hang_up(self.fds().socket.as_fd());

@@ -73,7 +73,7 @@ impl SenderCore {
         self.put_all(tail, rest.map(Message::without_fds).chain([last]), deadline, sent)
     }
 
-    /// Puts messages into the ring behind those that end at `tail`, and publishes all of them.
+    /// Puts messages into the ring after those that end at `tail`, and publishes all of them.
     #[inline]
     fn put_all<'a>(
         &self,

@@ -51,13 +51,13 @@ impl ChannelEnd {
         if self.layout.is_sparse() { self.word(RELEASED).load(Acquire) } else { head.bytes }
     }
 
-    /// Whether there is memory for a message of `length` bytes behind `tail`.
+    /// Whether there is memory for a message of `length` bytes after `tail`.
     #[inline]
     pub(super) fn is_allocated(&self, tail: Position, length: usize) -> bool {
         !self.layout.is_sparse() || self.ahead(tail) >= Ring::reach(length)
     }
 
-    /// Allocates memory for a message of `length` bytes behind `tail`, if the ring has room for it.
+    /// Allocates memory for a message of `length` bytes after `tail`, if the ring has room for it.
     pub(super) fn allocate(&self, tail: Position, length: usize) -> Result<()> {
         let (allocated, reach) = (tail.bytes.wrapping_add(self.ahead(tail)), Ring::reach(length));
         let free = SIZE.saturating_sub(tail.bytes.wrapping_sub(self.word(RELEASED).load(Acquire)));
@@ -91,7 +91,7 @@ impl ChannelEnd {
         released.store(end, Release);
     }
 
-    /// The allocated bytes behind `tail`.
+    /// The allocated bytes after `tail`.
     fn ahead(&self, tail: Position) -> u32 {
         let ahead = self.word(ALLOCATED).load(Relaxed).wrapping_sub(tail.bytes);
         if ahead <= SIZE { ahead } else { 0 }

@@ -41,7 +41,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Res
     value.serialize(ser::Encoder::new(out))
 }
 
-/// Decodes a value at the front of `bytes`, and returns the bytes behind it, too.
+/// Decodes a value at the front of `bytes`, and also returns the bytes after it.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
     let mut input = de::Input::new(bytes);
     let value = T::deserialize(de::Decoder::new(&mut input))?;

@@ -18,7 +18,7 @@ pub(crate) enum Origin {
     },
     /// A process of which this one knows no name.
     Pid(u32),
-    /// A process that owns a state; the method that it was running, and the one that waited behind that.
+    /// A process that owns a state; the method that it was running, and the one that waited after that.
     Server {
         name: String,
         pid: u32,

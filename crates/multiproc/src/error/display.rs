@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::{Cause, Error, Failure, Inner, Origin};
 
 impl fmt::Display for Error {
-    /// `{:#}` has the backtrace of a crash, and the file that records the task, behind the message.
+    /// `{:#}` has the backtrace of a crash, and the file that records the task, after the message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_message(f)?;
         if let Some(host) = &self.0.host {

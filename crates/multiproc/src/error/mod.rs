@@ -111,7 +111,7 @@ struct Inner {
     memory_limit: Option<u64>,
     /// The deaths of workers that ran the item before, oldest first.
     attempts: Vec<Error>,
-    /// What the child has left behind if it crashed.
+    /// The report of the child's crash.
     crash: Option<Crash>,
     /// Where it happened, if elsewhere.
     host: Option<String>,

@@ -181,7 +181,7 @@ pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
     frames.resize(frames.len().next_multiple_of(8), 0);
 }
 
-/// The first frame (kind and bytes) and the bytes behind it.
+/// The first frame (kind and bytes) and the bytes after it.
 #[inline]
 pub(crate) fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     let (header, rest) = frames.split_first_chunk()?;

@@ -18,7 +18,7 @@ pub(crate) fn encode<T: Serialize>(link: Option<&T>, body: &mut Vec<u8>) -> Resu
 }
 
 /// Takes a link from the front of the bytes, and its descriptor from the end of the descriptors. Returns the
-/// bytes behind it, too.
+/// bytes after it, too.
 pub(crate) fn decode<'a, T: DeserializeOwned>(
     bytes: &'a [u8],
     descriptors: &mut Vec<OwnedFd>,

@@ -21,7 +21,7 @@ pub(crate) struct Spill {
     pub(crate) mapping: Option<SharedMapping>,
 }
 
-/// Spills bytes to a memfd, recycled or new. A recycled one may be larger, with old bytes behind these.
+/// Spills bytes to a memfd, recycled or new. A recycled one may be larger, with old bytes after these.
 pub(crate) fn write(bytes: &[u8]) -> Result<Spill> {
     write_to(if bytes.len() >= MIN_SIZE { with_cache(Vec::pop) } else { None }, bytes)
 }

@@ -61,7 +61,7 @@ impl LogRing {
     }
 
     /// Writes a record; counts it as lost if there is no room. The reader sees it even if this process is
-    /// killed right behind this call.
+    /// killed right after this call.
     pub(super) fn put(&self, record: &[u8]) {
         let mutex = Mutex::at(&self.memory, LOCK, self.namespace);
         let guard = mutex.try_lock().or_else(|| mutex.lock(Deadline::after(LOCK_TIME)).ok().flatten());
@@ -95,7 +95,7 @@ impl LogRing {
         head.store_release(self.memory.word64(HEAD));
     }
 
-    /// The record at `head`, which goes on behind it. `None` if another process has overwritten the ring.
+    /// The record at `head`, which goes on after it. `None` if another process has overwritten the ring.
     pub(super) fn take(&self, head: &mut Position, tail: Position) -> Option<Vec<u8>> {
         let is_in_ring = RING.can_hold(*head, tail);
         is_in_ring

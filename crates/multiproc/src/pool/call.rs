@@ -139,7 +139,7 @@ impl Call {
         })
     }
 
-    /// The place in the order of all waiting items of one that is submitted `now`; the lowest is the first.
+    /// Where an item that is submitted `now` stands among all waiting items: the lowest key begins first.
     pub(crate) fn sort_key(&self, now: u64) -> i64 {
         i64::try_from(now).unwrap_or(i64::MAX) - i64::from(self.options.priority) * PRIORITY_STEP
     }

@@ -81,7 +81,7 @@ impl Chunk {
 /// Builds a chunk.
 pub(crate) struct ChunkBuilder {
     frames: Vec<u8>,
-    /// The end of the last whole frame. An item that panicked while it was encoded may have left bytes behind
+    /// The end of the last whole frame. An item that panicked while it was encoded may have left bytes after
     /// it.
     end: usize,
     /// The number of whole frames.
@@ -123,7 +123,7 @@ impl ChunkBuilder {
     }
 
     /// Adds the next items of the input while there are fewer than `count`, it has more, and they fit; stops
-    /// behind one that cannot be encoded, and returns how that went. If the input panics, the items before stay.
+    /// after one that cannot be encoded, and returns how that went. If the input panics, the items before stay.
     #[inline]
     pub(crate) fn fill<T: Transferable>(
         &mut self,
@@ -142,7 +142,7 @@ impl ChunkBuilder {
         Filled::Full
     }
 
-    /// A value takes a nanosecond, so this counts none of them.
+    /// Encoding a raw value takes a nanosecond, so no clock is read for it.
     fn fill_with_values<T: Transferable>(
         &mut self,
         input: &mut impl Iterator<Item = T>,

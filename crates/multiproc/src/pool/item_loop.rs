@@ -17,7 +17,7 @@ use crate::task::{RemoteFn, RunOnce, Runner};
 pub(crate) struct ItemLoop {
     /// Runs an item by itself.
     pub(crate) once: RunOnce,
-    /// Runs the claimed item and those behind it until another header comes. A small item costs less than an
+    /// Runs the claimed item and those after it until another header comes. A small item costs less than an
     /// indirect call, so the call is per loop, not per item.
     pub(crate) all: fn(&mut WorkerSide),
 }

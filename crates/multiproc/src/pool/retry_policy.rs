@@ -54,7 +54,7 @@ impl RetryPolicy {
     /// up to `max`. Both are in whole milliseconds, rounded up, and at most 49 days. No pause by default.
     ///
     /// A pausing item occupies no worker, and other items run meanwhile. A call that returns results in input
-    /// order returns those behind it later; [`imap`](super::Pool::imap) takes a limited number ahead. The
+    /// order returns those after it later; [`imap`](super::Pool::imap) takes a limited number ahead. The
     /// pause ends at once, with an error, when the item is cancelled or the pool ends. A
     /// [closed](super::Pool::close) pool runs it again.
     pub const fn backoff(mut self, first: Duration, max: Duration) -> Self {

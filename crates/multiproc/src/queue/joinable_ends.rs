@@ -218,7 +218,7 @@ impl<T> JoinableSender<T> {
 
 impl<T: DeserializeOwned> JoinableReceiver<T> {
     /// Receives the next item. Blocks while none is queued and a sender is left, or items may come back: those
-    /// that receivers have and have not done, unless they are only [reported](Unfinished::Report). So a thread
+    /// that receivers have taken and not acknowledged, unless they are only [reported](Unfinished::Report). So a thread
     /// that keeps a delivery while it receives to the end waits for itself.
     ///
     /// # Errors

@@ -54,7 +54,7 @@ impl ServerBuilder {
 
     /// Has the state made again, in a new process, when the server dies or a method panics.
     ///
-    /// The caller of the running call gets the error; the calls behind it go on with the new state. A call is
+    /// The caller of the running call gets the error; the calls after it go on with the new state. A call is
     /// never run twice. When that happens more often than the limit allows, the server has ended, and all
     /// calls get the last error. The spawning process keeps a copy of the arguments, also of ends of queues
     /// and pipes among them.

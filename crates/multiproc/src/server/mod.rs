@@ -273,7 +273,7 @@ impl<S: 'static> Server<S> {
         CallHandle::new(Arc::clone(&self.connection), call, "clear_poison").get()
     }
 
-    /// Ends the server when it has run the calls before this one, and returns its state. Calls behind this one
+    /// Ends the server when it has run the calls before this one, and returns its state. Calls after this one
     /// are errors ([`Error::is_closed`]).
     ///
     /// ```

@@ -39,15 +39,16 @@ pub(super) struct Start {
 
 impl_serde!(struct Start { name, memory, fds, capacity, make, args, descriptors, restarts, failed });
 
-/// The channel of requests, behind the page.
+/// The channel of requests, after the page.
 pub(super) const fn requests(capacity: u32) -> Layout {
     Layout::new(status_page::SIZE, 1024 * 1024, capacity)
 }
 
 /// How long a stopped server waits for its callers to take their replies.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
-/// How often, and at what intervals, a server tries to receive that lacks descriptors or memory.
+/// How often a server tries to receive while it lacks descriptors or memory.
 const TRIES: u32 = 500;
+/// The interval between two tries.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Serves until the last handle is gone or the server is stopped. Returns why it cannot go on.
@@ -73,7 +74,7 @@ enum Next {
     Fail(Error),
 }
 
-/// A call, its reply, and the descriptors of that.
+/// The number of a call, its reply, and the reply's descriptors.
 type Undelivered = (u64, Vec<u8>, Vec<SharedFd>);
 
 struct Server {
@@ -160,9 +161,9 @@ impl Server {
 
     fn serve_request(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Next> {
         let Some((request, id, rest)) = Request::read(bytes) else {
-            return Ok(Next::Fail(Error::decode("a call", "it is none")));
+            return Ok(Next::Fail(Error::decode("a call", "the message is not a call")));
         };
-        // If the call that failed is still here, its server had only noted it.
+        // The call that failed comes again if the server before has only noted it, and not begun it.
         match self.failed.take_if(|(failed, _)| *failed == id) {
             Some(_) => {}
             None => self.report_failed(),

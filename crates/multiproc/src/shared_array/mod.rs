@@ -66,14 +66,14 @@ use generation::Generation;
 ///
 /// - One atomic exchange in shared memory takes a chunk, however often it was encoded. Of all its handles one
 ///   has it.
-/// - No handle names a part of the array that the array has not made a chunk. What says which part it is does
-///   not pass through a serializer: the library sends it beside the value, of which a `Serialize` of yours sees
+/// - No handle names a part of the array that the array has not made a chunk. Which part a chunk is does
+///   not pass through a serializer: the library sends it beside the value, and a `Serialize` of yours sees only
 ///   an index. A receiver gets a whole chunk of the same message for an index, each once, or an error. Outside
 ///   of a message (`serde_json`, for example) encoding a chunk is an error.
 /// - The array makes other chunks, or becomes a [`SharedSlice`], only when the kernel has closed the last
 ///   handle, wherever that was.
 ///
-/// A chunk of a task that is killed is nowhere any more; its elements have the values that the task wrote so
+/// A chunk of a task that is killed is lost; its elements have the values that the task wrote so
 /// far. A chunk is not sent a second time when a call [retries](crate::pool::CallOptions::retries).
 ///
 /// Other processes have no reference, but they have the memory: one that writes where it has nothing to write

@@ -78,7 +78,7 @@ static NEEDS_REAPING: AtomicBool = AtomicBool::new(false);
 /// A start fails after this many deaths, of zygotes or of children forked for this start.
 const ATTEMPTS: u32 = 3;
 
-/// A zygote that is silent for this time, or for half of what a start may take, is not only busy.
+/// A zygote that is silent for this time, or for half of what a start may take, is taken for hung.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct ForkServer {

@@ -212,13 +212,13 @@ impl Barrier {
         Some(if passed { Ok(false) } else { Err(self.broken()) })
     }
 
-    /// Breaks the round if another party has ended: the one behind this one in the table, so that each is checked
+    /// Breaks the round if another party has ended: the one after this one in the table, so that each is checked
     /// by one other; or one that is a different one each time, since the one before it may be stopped.
     fn check_two(&self, own: &Entry, checks: usize) {
         let round = round_of(own);
         let others: Vec<_> = self.in_round(round).filter(|entry| entry.index != own.index).collect();
-        let behind = others.partition_point(|entry| entry.index < own.index);
-        let nth = |distance: usize| others.get((behind + distance).checked_rem(others.len())?);
+        let next = others.partition_point(|entry| entry.index < own.index);
+        let nth = |distance: usize| others.get((next + distance).checked_rem(others.len())?);
         let dead = [0, checks].into_iter().filter_map(nth).find(|other| self.shared.has_ended(other));
         if let Some(dead) = dead {
             self.break_round(round, failure_word(dead.pid, Failure::Died));

@@ -1,6 +1,6 @@
 //! Items in shared memory until they are acknowledged: the state of a joinable queue.
 //!
-//! Each item has a slot, and its bytes a place of their own behind the header. A slot says whether the item is
+//! Each item has a slot, and its bytes a place of their own after the header. A slot says whether the item is
 //! queued or which process has taken it. The item's bytes are written before its slot, and each change of state
 //! is one store; so a process that is killed leaves an item queued, taken, or gone. An item that an ended
 //! process has taken is found by the threads that wait.

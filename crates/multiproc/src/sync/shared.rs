@@ -76,7 +76,8 @@ pub(super) enum Word {
     UsedSlots = 24,
     /// Which thread holds the mutex: the user's, or the one that guards the slots.
     Lock = 64,
-    /// Behind a thread's number in the low half, its process, for the error when it dies.
+    /// The number of the thread that holds the mutex (low half), and of its process (high half) for the error
+    /// when it dies.
     Owner = 72,
     /// Who has left the data in an unknown state, or has broken the barrier.
     Failure = 80,
@@ -180,7 +181,7 @@ impl Shared {
         }
     }
 
-    /// The element at an index. To be called with the type for which the memory was made; an index behind the
+    /// The element at an index. To be called with the type for which the memory was made; an index after the
     /// end, or another type, is a panic.
     #[inline]
     pub(super) fn load<T: Pod>(&self, index: usize) -> T {

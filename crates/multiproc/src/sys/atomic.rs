@@ -4,7 +4,7 @@
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// The cheap side of an asymmetric barrier: stores before it and loads behind it keep their order for a
+/// The cheap side of an asymmetric barrier: stores before it and loads after it keep their order for a
 /// process that calls [`membarrier`](super::membarrier::barrier).
 #[inline]
 pub(crate) fn light_fence() {

@@ -1,5 +1,5 @@
-//! The last words of a child that crashes: registers, the top of the stack and what is mapped where, sent over
-//! the start socket. The parent makes frames of them (see [`crate::Backtrace`]).
+//! The crash report of a child: registers, the top of the stack and what is mapped where, sent over the start
+//! socket. The parent makes frames of them (see [`crate::Backtrace`]).
 //!
 //! The handler makes system calls and nothing else, so it can run at any instruction: it takes no lock,
 //! allocates nothing, and unwinds nothing. A fault within it ends the process at once.
@@ -16,7 +16,7 @@ use nix::libc::{self, sigaction, siginfo_t};
 
 use crate::error::crash_report::{CRASHED, REGISTERS, STACK_POINTER};
 
-/// The first bytes of the packet: a whole one, with a crash.
+/// The first bytes of the packet. They say that it is one packet, and a crash report.
 const KIND: [u8; 8] = [0, CRASHED, 0, 0, 0, 0, 0, 0];
 
 /// What is sent first; the stack and the mappings follow it.
@@ -60,7 +60,7 @@ static ALTERNATE_STACK: Exclusive<[u8; 64 * 1024]> = Exclusive(UnsafeCell::new([
 static IS_REPORTED: AtomicBool = AtomicBool::new(false);
 static IS_SENT: AtomicBool = AtomicBool::new(false);
 /// A handler of the program has dealt with a fault.
-static HANDLER_DEALS: AtomicBool = AtomicBool::new(false);
+static PROGRAM_HANDLES_FAULTS: AtomicBool = AtomicBool::new(false);
 /// The start socket, once it is set.
 ///
 /// One value, of zeroes: each page that a forked child writes first costs a page fault while the parent waits.
@@ -124,7 +124,7 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     let what = unsafe { &*info };
     // SAFETY: all bytes of the structure are set.
     let (address, was_sent) = (unsafe { what.si_addr() }.addr() as u64, what.si_code <= 0);
-    // That of x86 does not tell addresses that cannot be (not canonical ones).
+    // For an address that is not canonical, x86 does not say which it was.
     let address = (!was_sent && what.si_code != SI_KERNEL).then_some(address);
     // SAFETY: as above.
     let registers = unsafe { registers(context.cast()) };
@@ -135,7 +135,7 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         // First, since the standard library's handler takes the default action: then another thread's crash ends
         // the process. A program whose handler deals with faults sends one report in vain.
         let has_reported =
-            (is_overflow || !HANDLER_DEALS.load(Relaxed)) && report(signal, address, registers);
+            (is_overflow || !PROGRAM_HANDLES_FAULTS.load(Relaxed)) && report(signal, address, registers);
         if is_overflow {
             // The standard library now says so, and aborts. The stack may be too small for one more handler.
             set_default(libc::SIGABRT);
@@ -221,10 +221,10 @@ fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> b
     true
 }
 
-/// The program's handler has dealt with the fault that was reported. A report that is cut off is none, and takes
-/// the place of the one before.
+/// The program's handler has dealt with the fault that was reported. Sends a report without its content, which
+/// the parent puts in place of the first one and ignores.
 fn withdraw_report() {
-    HANDLER_DEALS.store(true, Relaxed);
+    PROGRAM_HANDLES_FAULTS.store(true, Relaxed);
     send(START_SOCKET.fd.load(Relaxed), &[part(KIND.as_ptr(), KIND.len())]);
     IS_SENT.store(false, Relaxed);
     IS_REPORTED.store(false, Release);
@@ -266,7 +266,7 @@ fn send_report(link: c_int, signal: c_int, address: Option<u64>, registers: [u64
     send_parts(link, &header, maps);
 }
 
-/// Returns whether no shorter report would do better.
+/// Returns `false` if a report with less of the stack can succeed.
 fn send_parts(link: c_int, header: &Header, maps: &[u8]) -> bool {
     let number = |word| usize::try_from(word).unwrap_or(0);
     let stack = part(ptr::without_provenance::<u8>(number(header.stack_start)), number(header.stack_len));
@@ -277,7 +277,7 @@ fn part<T>(base: *const T, length: usize) -> libc::iovec {
     libc::iovec { iov_base: base.cast_mut().cast(), iov_len: length }
 }
 
-/// Returns whether fewer bytes would be sent no better.
+/// Returns `false` if the packet is too long, or not all of it is mapped.
 fn send(link: c_int, parts: &[libc::iovec]) -> bool {
     // SAFETY: all-zero bytes are a message without anything.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };

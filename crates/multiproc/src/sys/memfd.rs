@@ -33,7 +33,7 @@ fn fill(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Reads the first `length` bytes; returns them behind `prefix`.
+/// Reads the first `length` bytes; returns them after `prefix`.
 ///
 /// The copy is private: it needs no mapping and no descriptor, and no other process can change it.
 pub(crate) fn read(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {

@@ -110,8 +110,8 @@ impl<'a> Mutex<'a> {
             }
             let is_over = deadline.is_over();
             if word & !WAITERS == 0 || ((is_over || checks.are_due()) && self.check(holder, &mut checks)) {
-                // Beside a thread that was woken, or behind a dead holder, others may be asleep, though the word no
-                // longer says so.
+                // Other threads may sleep though the bit is not set: an unlock clears it and wakes one of them, which
+                // may be this one, or may have died as the holder.
                 let waiters = if has_slept || word != 0 { WAITERS } else { 0 };
                 if self.replace(word, own.bits() | waiters) {
                     let guard = self.guard(own);

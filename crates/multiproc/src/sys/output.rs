@@ -44,7 +44,8 @@ pub(crate) struct Output {
 const QUICKEST_THREAD: Duration = Duration::from_micros(3);
 
 impl Output {
-    /// Flushes standard output; `ran` is the run time of tasks since then. Returns whether it used a helper.
+    /// Flushes standard output. `ran` is the run time of tasks since the last flush. Returns whether the helper
+    /// thread flushes.
     ///
     /// With a single thread, blocks while a pipe is full. With several, blocks for [`FLUSH_TIMEOUT`] at most,
     /// and not at all while an earlier call is still blocked; the helper thread writes the rest later.
@@ -203,10 +204,11 @@ fn flush_c_streams() {
     unsafe { libc::fflush(ptr::null_mut()) };
 }
 
-/// The knowledge of this process's threads: only what the C library says; that it was forked with one, and no
-/// other was seen since; or that there were several.
+/// What is known about the number of this process's threads.
 static THREADS: AtomicU8 = AtomicU8::new(UNKNOWN);
+/// The C library knows.
 const UNKNOWN: u8 = 0;
+/// The process was forked with one thread, and no other was seen since.
 const FORKED_WITH_ONE: u8 = 1;
 const SEVERAL: u8 = 2;
 

@@ -174,7 +174,7 @@ impl SharedMapping {
     }
 }
 
-/// How many bytes lie before the first whole word, how many whole words, and how many bytes behind the last.
+/// How many bytes lie before the first whole word, how many whole words, and how many bytes after the last.
 #[inline]
 fn parts(offset: usize, length: usize) -> [usize; 3] {
     let head = (offset.next_multiple_of(8) - offset).min(length);

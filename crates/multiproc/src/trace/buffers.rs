@@ -85,13 +85,13 @@ impl Buffers {
         self.0.half_full().wait(ticket, Some(time));
     }
 
-    /// Has the buffer of a process that has ended be freed, once its lines are taken. Returns what the process
+    /// Marks the buffer of a process that has ended as free once its lines are taken. Returns what the process
     /// was doing.
     pub(super) fn release(&self, pid: u32) -> Option<Unfinished> {
         self.unreleased().find(|&number| self.process(number).number() == pid).map(|at| self.release_at(at))
     }
 
-    /// Releases the buffers of processes that have ended, and whose parents had ended before and so did not.
+    /// Releases the buffers of processes that have ended after their parents, which release the others.
     pub(super) fn release_orphans(&self) -> Vec<(u32, Unfinished)> {
         let is_orphan = |&number: &usize| {
             let parent = self.parent(number).load(Acquire);

@@ -93,7 +93,7 @@ impl Event {
         self
     }
 
-    /// The whole line. The comma separates it from the next one, and readers accept it behind the last one.
+    /// The whole line. The comma separates it from the next one, and readers accept it after the last one.
     pub(super) fn end(mut self) -> String {
         self.line.push_str(if self.has_args { "}},\n" } else { "},\n" });
         self.line

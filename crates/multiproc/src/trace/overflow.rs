@@ -21,7 +21,7 @@ pub(super) struct Overflow {
 }
 
 impl Overflow {
-    /// Takes a line to the buffer if it has room and is free, behind the lines that are here; else keeps it.
+    /// Takes a line to the buffer if it has room and is free, after the lines that are here; else keeps it.
     pub(super) fn put(&self, buffer: &Buffer, line: &[u8]) {
         let mut lines = self.lock();
         if !lines.is_empty() {

@@ -209,7 +209,7 @@ struct Bar {
 }
 
 impl Bar {
-    /// The bar, and its value written behind it.
+    /// The bar, and its value written after it.
     fn draw<'a, C>(&self, area: &DrawingArea<SVGBackend<'a>, C>) -> Drawn<'a>
     where
         C: CoordTranslate<From = (f64, f64)>,

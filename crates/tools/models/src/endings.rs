@@ -31,7 +31,7 @@ fn closed() {
         [true, true] => &[1, 2],
         [true, false] => &[1],
         [false, false] => &[],
-        [false, true] => panic!("a message is sent behind the end"),
+        [false, true] => panic!("a message is sent after the end"),
     };
     assert_eq!(received, expected);
     closer.join().unwrap();

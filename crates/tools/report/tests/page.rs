@@ -82,7 +82,7 @@ fn assert_page(page: &str, has: &[&str], has_not: &[&str]) {
     }
 }
 
-/// A time in some unit stands behind this text.
+/// A time in some unit stands after this text.
 fn assert_time(page: &str, before: &str) {
     let (_, after) = page.split_once(before).unwrap_or_else(|| panic!("`{before}` is missing in\n{page}"));
     let time = after.split_once('<').unwrap().0;

@@ -50,7 +50,7 @@ fn check_names(trace: &Trace) -> Result<(), String> {
     nameless.map_or(Ok(()), |event| Err(format!("its process or thread has no name: {event:?}")))
 }
 
-/// Slices of one thread lie one in the other or one behind the other.
+/// Slices of one thread lie one in the other or one after the other.
 fn check_nesting(trace: &Trace) -> Result<(), String> {
     let mut threads: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for event in trace.events.iter().filter(|event| event.phase == Phase::Slice) {

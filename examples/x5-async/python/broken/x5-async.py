@@ -1,4 +1,4 @@
-# Does not work: one crash breaks the whole pool, so the request behind it fails.
+# Does not work: one crash breaks the whole pool, so the request after it fails.
 import asyncio
 import os
 import urllib.error

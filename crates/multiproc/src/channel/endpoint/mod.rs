@@ -69,7 +69,7 @@ pub(crate) enum WaitOutcome {
 pub(crate) const AREAS: usize = 2 * AREA;
 /// An area has two pairs of 64-byte cache lines; a CPU fetches a pair together.
 const AREA: usize = 256;
-/// In the first pair, behind the lock that guards it: the peer's position when last loaded; the number of the
+/// In the first pair, after the lock that guards it: the peer's position when last loaded; the number of the
 /// last ancillary packet sent (by producers) or consumed; and the state of the waiting policies.
 const CACHED_PEER: usize = 48;
 const ANCILLARY: usize = 56;

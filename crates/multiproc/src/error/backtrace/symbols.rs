@@ -47,7 +47,7 @@ impl File {
 }
 
 /// The functions at the addresses, and those into which they were inlined. All addresses but the first are
-/// return addresses, and so behind the call.
+/// return addresses, and so after the call.
 pub(super) fn frames(report: &Report, addresses: &[u64], files: &mut Files) -> Vec<Frame> {
     let mut frames: Vec<Vec<Frame>> = addresses.iter().map(|&at| vec![Frame::new(report, at)]).collect();
     let mut by_file: BTreeMap<&str, Vec<(usize, u64)>> = BTreeMap::new();

@@ -75,7 +75,7 @@ fn is_whole(packet: &[u8]) -> bool {
     packet.first() == Some(&IN_PACKET)
 }
 
-/// The prefix with which the message was sent, and, in a packet that is [whole](is_whole), the message behind
+/// The prefix with which the message was sent, and, in a packet that is [whole](is_whole), the message after
 /// it.
 pub(crate) fn prefix(packet: &[u8]) -> &[u8] {
     match packet {

@@ -28,7 +28,7 @@ pub(crate) struct Array {
 }
 
 impl Array {
-    /// The position behind its first `count` values, in bytes.
+    /// The position after its first `count` values, in bytes.
     #[inline(always)]
     pub(crate) fn end(self, count: u32) -> u32 {
         self.start.wrapping_add(frame_size(count * self.size))
@@ -61,9 +61,9 @@ impl Ring {
         })
     }
 
-    /// The array at the position `start`, or behind it if that is one of whose values `index` are read, and which
+    /// The array at the position `start`, or after it if that is one of whose values `index` are read, and which
     /// has no more. Sets both to the next value. Call it after a claim of that value: before, the writer may have
-    /// shortened the array, and put another frame behind it.
+    /// shortened the array, and put another frame after it.
     #[inline(always)]
     pub(crate) fn next_array(&self, memory: &impl Memory, start: &mut u32, index: &mut u32) -> Option<Array> {
         let mut array = self.array(memory, *start)?;

@@ -3,7 +3,7 @@
 //! Where there are several writers or readers, a lock admits one at a time. Each side stores its [`Position`]
 //! where the other can load it. A frame is written first and made visible afterwards with one store, so a
 //! process killed at any instruction leaves a whole frame or none. The writer overwrites a frame only after
-//! the reader has stored a position behind it.
+//! the reader has stored a position past it.
 //!
 //! A frame lies in one piece: a rest of the ring that is too short for the next frame is skipped.
 
@@ -41,7 +41,7 @@ pub(crate) trait Memory {
 pub(crate) struct Ring {
     start: usize,
     size: u32,
-    /// An empty ring restarts at its first byte once the positions are this many bytes behind it.
+    /// An empty ring restarts at its first byte once the positions are this many bytes past it.
     restart_after: u32,
     /// The bytes before the reader's position that are not overwritten.
     kept: u32,
@@ -87,7 +87,7 @@ impl Ring {
         Self { restart_after: u32::MAX, ..self }
     }
 
-    /// The bytes behind `tail` that a frame of `length` bytes may touch, where the end of the ring's memory may
+    /// The bytes after `tail` that a frame of `length` bytes may touch, where the end of the ring's memory may
     /// be in its way.
     pub(crate) fn reach(length: usize) -> u32 {
         u32::try_from(length).map_or(u32::MAX, |length| frame_size(length).saturating_mul(2))
@@ -314,7 +314,7 @@ impl Position {
         Self { frames, bytes: bytes & !7 }
     }
 
-    /// The position behind a frame of `length` bytes that begins here.
+    /// The position after a frame of `length` bytes that begins here.
     #[inline]
     pub(crate) fn after(self, length: u32) -> Self {
         Self { frames: self.frames.wrapping_add(1), bytes: self.bytes.wrapping_add(frame_size(length)) }

@@ -27,7 +27,7 @@ pub(crate) use self::memory::SharedMemory;
 /// The first byte of a value that is not raw.
 const COMPACT: u8 = 0;
 const DESCRIBED: u8 = 1;
-/// The list of [attachments](attachment), behind which another of these bytes follows.
+/// The list of [attachments](attachment), after which another of these bytes follows.
 const ATTACHED: u8 = 2;
 
 /// A value that can be encoded here and decoded in another process.
@@ -119,7 +119,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
     whole(decode_front(bytes, descriptors, what)?, what)
 }
 
-/// Decodes a value at the front of `bytes`, and returns the bytes behind it, too. A raw value has no end of
+/// Decodes a value at the front of `bytes`, and returns the bytes after it, too. A raw value has no end of
 /// its own, so it is an error.
 pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     bytes: &'a [u8],

@@ -1,8 +1,8 @@
 //! The lock around a pool's [`Scheduler`], and the threads that drive it.
 //!
 //! A caller that waits for results collects all results and dispatches all waiting chunks, for all
-//! callers. The pool's own thread does so when no caller waits. Only that thread reaps dead workers, and decides
-//! on their replacements, which a thread of their own starts.
+//! callers. The pool's own thread does so when no caller waits. Only that thread reaps dead workers and has them
+//! replaced.
 
 mod drivers;
 mod pool_thread;
@@ -276,8 +276,8 @@ impl Dispatcher {
         }
     }
 
-    /// Withdraws a call, and kills the workers that run its items. Returns whether an item was cancelled so. A
-    /// call with several items has no reader any more.
+    /// Withdraws a call, and kills the workers that run its items. Returns whether an item was cancelled. The
+    /// results of a call with several items are not read any more.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
         let is_cancelled =
             self.fork_detector.in_original_process() && self.change(|state| state.cancel(call));

@@ -140,7 +140,7 @@ impl<'pool, M> CallOptions<'pool, M> {
     /// higher priority begin first.
     ///
     /// A step of priority is worth 10 seconds of waiting: an item of priority 1 goes before those of priority
-    /// 0 that were submitted up to 10 seconds earlier, and behind older ones. So no item waits without end,
+    /// 0 that were submitted up to 10 seconds earlier, and after older ones. So no item waits without end,
     /// however many of a higher priority there are. What a worker has been given already, it still runs
     /// first: at most one more item, or small ones for about 2 ms. No effect in [inline
     /// mode](super::PoolBuilder::inline).

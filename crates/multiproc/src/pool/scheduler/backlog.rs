@@ -42,7 +42,7 @@ impl Queue {
         self.chunks.front().map(|chunk| chunk.sort_key)
     }
 
-    /// Adds a chunk behind others of the same key. (The clock of keys never goes back, so it is the last one.)
+    /// Adds a chunk after others of the same key. (The clock of keys never goes back, so it is the last one.)
     fn push(&mut self, chunk: Chunk) {
         if self.chunks.back().is_some_and(|last| last.sort_key > chunk.sort_key) {
             let index = self.chunks.partition_point(|other| other.sort_key <= chunk.sort_key);

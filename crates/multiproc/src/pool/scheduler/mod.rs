@@ -112,11 +112,11 @@ pub(crate) struct PollResult {
 
 /// The delay before the next dispatch, since nothing announces free room or a free descriptor.
 const REDISPATCH_AFTER: Duration = Duration::from_millis(2);
-/// How long items may stay unclaimed with a worker that shows no result, and results invisible, in
-/// nanoseconds. Normally both take a few microseconds.
+/// How long items may stay unclaimed with a worker that shows no result, and how long results may stay
+/// invisible, in nanoseconds. Normally both take a few microseconds.
 const STALL_LIMIT: u64 = 5_000_000;
 
-/// What callers cause:
+/// For threads that call the pool:
 impl Scheduler {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
@@ -167,8 +167,8 @@ impl Scheduler {
     }
 
     /// Withdraws a call, and ends the items that run with their workers. Returns whether an item was
-    /// cancelled so; if the call has one, its result is the error that says so now. A call with several has no
-    /// reader any more.
+    /// cancelled. The result of a call of one item is that error then; the results of a call with several are
+    /// not read any more.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let mut is_cancelled = self.fail_pending(call);
         for worker in &mut self.workers {
@@ -239,7 +239,7 @@ impl Scheduler {
     }
 }
 
-/// What a driver does:
+/// For the thread that drives the pool:
 impl Scheduler {
     /// Collects the workers' results and dispatches waiting chunks. When overdue, also takes invisible
     /// results and unclaimed items from workers.

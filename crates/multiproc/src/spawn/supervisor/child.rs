@@ -26,7 +26,7 @@ pub(crate) struct Child {
     name: String,
     /// The parent's end of the start socket, open while the child lives: the child dies when it is closed.
     pub(super) liveness_socket: SharedFd,
-    /// Closed after the liveness socket: a list of open descriptors without it has nothing else of the child.
+    /// Closed after the liveness socket: once it is not open any more, nothing of the child is.
     pidfd: PidFd,
     /// A process of the library, which the program does not see: a zygote, or a forked child without a task.
     pub(super) is_internal: bool,
@@ -127,7 +127,7 @@ impl Child {
         self.wait_or_until(deadline, || false)
     }
 
-    /// As [`wait`](Self::wait), but asks once a second whether that is enough; then returns `None`, too.
+    /// As [`wait`](Self::wait), but also returns `None` once `may_stop` returns `true`, which it asks each second.
     pub(crate) fn wait_or_until(&self, deadline: Deadline, may_stop: impl Fn() -> bool) -> Option<Exit> {
         if let Some(exit) = self.known_exit() {
             return Some(exit);

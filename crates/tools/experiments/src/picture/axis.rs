@@ -16,7 +16,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// From zero, or from a power of ten below the least; with room for the figure behind the longest bar.
+    /// From zero, or from a power of ten below the least; with room for the figure after the longest bar.
     pub(super) fn of_bars(values: impl Iterator<Item = f64>, logarithmic: bool) -> Self {
         let (min, max) = bounds(values);
         if logarithmic {

@@ -274,7 +274,7 @@ impl PoolSide {
     }
 
     /// Drops revoked items and their headers: the next item is written at `position`. (The worker reads a
-    /// header only with an item behind it, so it has not read these.)
+    /// header only with an item after it, so it has not read these.)
     pub(crate) fn truncate(&mut self, position: u32, count: u32) {
         self.tail = Position { frames: self.tail.frames.wrapping_sub(count), bytes: position };
     }

@@ -48,7 +48,7 @@ fn results_of_an_open_array_are_taken<T: Copy>(result: T) {
         assert_eq!(taken + take(Scope::Visible), 12);
         release();
     }
-    // The last result alone, behind those that were taken.
+    // The last result alone, after those that were taken.
     for count in 2..40 {
         submit(count);
         let ran = Cell::new(0);

@@ -31,7 +31,7 @@ impl WorkerSide {
         let room = COMPLETIONS.array_room(self.completed, self.taken, as_u32(result));
         let seen = self.rings.requests().load(Relaxed);
         let claimed = self.claim_run(seen, left.min(room));
-        // Before the claim, the pool may have shortened the array, and put other items behind it.
+        // Before the claim, the pool may have shortened the array, and put other items after it.
         let now = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).map_or(0, |array| array.count);
         let most = claimed.min(now.saturating_sub(self.index));
         if most == 0 {
