@@ -26,7 +26,7 @@ pub(crate) fn stop() -> Result<()> {
     if !IS_USED.load(Ordering::Relaxed) {
         return Ok(());
     }
-    SlotGuard::take(Deadline::limit(EXIT_GRACE))?.shut_down();
+    ForkServerGuard::take(Deadline::limit(EXIT_GRACE))?.shut_down();
     let deadline = Deadline::limit(EXIT_GRACE);
     let mut processes = supervisor::internal_processes().into_iter().inspect(|process| process.kill());
     match processes.find(|process| process.wait(deadline).is_none()) {
@@ -45,14 +45,14 @@ pub(crate) fn start(
     timeout: Duration,
     deadline: Deadline,
 ) -> Result<Option<ForkedChild>> {
-    SlotGuard::take(deadline)?.start(bootstrap, timeout, deadline)
+    ForkServerGuard::take(deadline)?.start(bootstrap, timeout, deadline)
 }
 
 /// Requests children for starts that will follow, from a zygote that is made if there is none. Does nothing
 /// while another thread uses the fork server, and ignores errors: the starts will report them.
 pub(crate) fn prefork(starts: usize, deadline: Deadline) {
     if starts > 0
-        && let Ok(mut slot) = SlotGuard::take(Deadline::now())
+        && let Ok(mut slot) = ForkServerGuard::take(Deadline::now())
         && let Ok(server) = slot.server(deadline)
     {
         let _ = server.queue.ensure_pending(&server.zygote, starts, Priority::Immediate, Deadline::now());
@@ -61,7 +61,7 @@ pub(crate) fn prefork(starts: usize, deadline: Deadline) {
 
 /// Ends unneeded children that [`prefork`] has requested. Waits for their forks until the deadline.
 pub(crate) fn cancel_prefork(deadline: Deadline) {
-    if let Ok(SlotGuard(Some(server))) = SlotGuard::take(deadline).as_mut() {
+    if let Ok(ForkServerGuard(Some(server))) = ForkServerGuard::take(deadline).as_mut() {
         server.queue.cancel(&server.zygote, deadline);
     }
 }
@@ -70,7 +70,7 @@ pub(crate) fn cancel_prefork(deadline: Deadline) {
 /// another thread has the slot, that reaps them when it leaves the slot.
 fn reap_dead() {
     NEEDS_REAPING.store(true, Ordering::Relaxed);
-    let _ = SlotGuard::take(Deadline::now()).map(drop);
+    let _ = ForkServerGuard::take(Deadline::now()).map(drop);
 }
 
 static NEEDS_REAPING: AtomicBool = AtomicBool::new(false);
@@ -97,7 +97,7 @@ struct Slot {
 
 enum SlotState {
     Free(Option<ForkServer>),
-    /// A thread has the fork server, in a [`SlotGuard`].
+    /// A thread has the fork server, in a [`ForkServerGuard`].
     Taken,
 }
 
@@ -105,9 +105,9 @@ static SLOT: Mutex<Slot> = Mutex::new(Slot { pid: 0, state: SlotState::Free(None
 static AVAILABLE: Condvar = Condvar::new();
 
 /// Exclusive use of the slot, until it is dropped.
-struct SlotGuard(Option<ForkServer>);
+struct ForkServerGuard(Option<ForkServer>);
 
-impl SlotGuard {
+impl ForkServerGuard {
     /// Waits until no other thread has the slot.
     fn take(deadline: Deadline) -> Result<Self> {
         let mut slot = lock(&SLOT);
@@ -133,13 +133,14 @@ impl SlotGuard {
         timeout: Duration,
         deadline: Deadline,
     ) -> Result<Option<ForkedChild>> {
-        let ensure = |slot: &mut Option<ForkServer>| ForkServer::renew(slot, deadline).map(|()| deadline);
+        let ensure =
+            |slot: &mut Option<ForkServer>| ForkServer::ensure_current(slot, deadline).map(|()| deadline);
         start_with(&mut self.0, ensure, bootstrap, timeout)
     }
 
     /// The fork server, if it has inherited what this process has now; otherwise a new one.
     fn server(&mut self, deadline: Deadline) -> Result<&mut ForkServer> {
-        ForkServer::renew(&mut self.0, deadline)?;
+        ForkServer::ensure_current(&mut self.0, deadline)?;
         self.0.as_mut().ok_or_else(|| Error::internal("there is no fork server"))
     }
 
@@ -190,13 +191,7 @@ pub(super) fn start_with(
             lost => {
                 deaths += 1;
                 first_of_this_start = None;
-                let Some(ForkServer { zygote, queue, .. }) = slot.take() else { break };
-                let ended = zygote.end(!matches!(lost, TakeOutcome::Exited), timeout);
-                queue.end_all(&zygote);
-                if let TakeOutcome::Failed(error) = lost {
-                    return Err(error);
-                }
-                ended?;
+                end_lost(slot, lost, timeout)?;
             }
         }
     }
@@ -205,7 +200,18 @@ pub(super) fn start_with(
     ))))
 }
 
-impl Drop for SlotGuard {
+/// Ends a fork server that has ended, is hung, or has failed. Returns its error if it cannot be replaced.
+fn end_lost(slot: &mut Option<ForkServer>, lost: TakeOutcome, timeout: Duration) -> Result<()> {
+    let Some(ForkServer { zygote, queue, .. }) = slot.take() else { return Ok(()) };
+    let ended = zygote.end(!matches!(lost, TakeOutcome::Exited), timeout);
+    queue.end_all(&zygote);
+    match lost {
+        TakeOutcome::Failed(error) => Err(error),
+        _ => ended,
+    }
+}
+
+impl Drop for ForkServerGuard {
     fn drop(&mut self) {
         let mut slot = lock(&SLOT);
         // Checked again under the lock: a `reap_dead` that found the slot taken has set it before.
@@ -223,7 +229,7 @@ impl Drop for SlotGuard {
 
 impl ForkServer {
     /// Keeps a fork server that has inherited what this process has now; otherwise makes a new one.
-    fn renew(slot: &mut Option<Self>, deadline: Deadline) -> Result<()> {
+    fn ensure_current(slot: &mut Option<Self>, deadline: Deadline) -> Result<()> {
         let inherited = fingerprint();
         Self::end_if_outdated(slot, inherited);
         if slot.is_none() {
@@ -240,7 +246,7 @@ impl ForkServer {
     }
 
     /// Ends one [with a preloaded state](Self::preload) whose privileges are not those of this process any more.
-    pub(super) fn end_if_privileged(slot: &mut Option<Self>) {
+    pub(super) fn end_if_privileges_changed(slot: &mut Option<Self>) {
         Self::end_if_outdated(slot, privileges());
     }
 

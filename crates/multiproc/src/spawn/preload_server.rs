@@ -34,7 +34,7 @@ impl PreloadServer {
     /// given up privileges since, makes one first: then this blocks while the functions run. The fork may take `timeout`.
     pub(crate) fn start(&self, bootstrap: &Message, timeout: Duration) -> Result<ForkedChild> {
         let ensure = |slot: &mut Option<ForkServer>| {
-            ForkServer::end_if_privileged(slot);
+            ForkServer::end_if_privileges_changed(slot);
             if slot.is_none() {
                 let environment = self.environment.clone();
                 *slot = Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout)?);

@@ -123,9 +123,9 @@ impl Input {
 
     /// The type asks for a value without parts.
     #[cold]
-    pub(super) fn ask(&mut self, kind: Kind, who: &'static str, is_unnamed: bool) {
+    pub(super) fn ask(&mut self, kind: Kind, visitor: &'static str, is_unnamed: bool) {
         if let Some(prober) = &mut self.prober {
-            prober.leaf(kind, who, is_unnamed, &mut self.bytes);
+            prober.leaf(kind, visitor, is_unnamed, &mut self.bytes);
         }
     }
 

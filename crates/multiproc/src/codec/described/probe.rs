@@ -30,17 +30,26 @@ pub(super) struct Prober {
     /// Whether the type inspects the data.
     pub(super) inspects_data: bool,
     /// Whether there was a tuple struct, of whose fields a value can leave some out.
-    has_unnamed: bool,
-    /// In the last rounds, whether all fields of tuple structs are empty (`false`) or minimal (`true`).
-    pub(super) tuple_fields: Option<bool>,
+    has_tuple_struct: bool,
+    pub(super) tuple_fields: TupleFields,
     round: u32,
     /// The number of parts made up, in all values.
-    pub(super) leaves: u32,
-    leaves_before: u32,
+    pub(super) parts: u32,
+    /// The same, when this value began.
+    parts_before: u32,
     last_leaf: Option<(Kind, &'static str)>,
     /// The number of the example that each visitor is given, from 1 on; 0 is made up.
     choices: BTreeMap<&'static str, usize>,
     examples: Option<Examples>,
+}
+
+/// What the fields of tuple structs are given. A type may leave a field out if it is empty, or if it is not.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum TupleFields {
+    #[default]
+    MadeUp,
+    Empty,
+    Minimal,
 }
 
 /// The branches of a type at one point.
@@ -84,7 +93,7 @@ impl Prober {
         self.taken.clear();
         self.variant = None;
         self.last_leaf = None;
-        self.leaves_before = self.leaves;
+        self.parts_before = self.parts;
         // The points with an untried branch, and all from which one of them can be reached.
         self.open =
             self.points.iter().filter(|(_, point)| point.is_untried()).map(|(&visitor, _)| visitor).collect();
@@ -102,7 +111,7 @@ impl Prober {
     }
 
     /// Gives all branches of this value a state. Returns whether an untried branch is left.
-    pub(super) fn settle(&mut self, state: State) -> bool {
+    pub(super) fn mark_branches(&mut self, state: State) -> bool {
         for (visitor, branch) in std::mem::take(&mut self.taken) {
             if let Some(branch) =
                 self.points.get_mut(&visitor).and_then(|point| point.branches.get_mut(branch))
@@ -124,30 +133,30 @@ impl Prober {
             let is_new = self.taken.iter().any(|&(visitor, branch)| {
                 self.points.get(&visitor).is_some_and(|point| point.branches[branch].state == State::Untried)
             });
-            self.settle(State::Postponed);
+            self.mark_branches(State::Postponed);
             return is_new;
         }
-        let Some((kind, who)) = self.last_leaf else { return false };
+        let Some((kind, visitor)) = self.last_leaf else { return false };
         let examples = self.examples.get_or_insert_with(examples);
-        let choice = self.choices.entry(who).or_default();
+        let choice = self.choices.entry(visitor).or_default();
         *choice += 1;
         *choice <= examples.get(&kind).map_or(0, Vec::len)
     }
 
     /// Makes up a value without parts, for this visitor.
-    pub(super) fn leaf(&mut self, kind: Kind, who: &'static str, is_unnamed: bool, out: &mut Vec<u8>) {
-        self.leaves += 1;
-        self.last_leaf = Some((kind, who));
+    pub(super) fn leaf(&mut self, kind: Kind, visitor: &'static str, is_unnamed: bool, out: &mut Vec<u8>) {
+        self.parts += 1;
+        self.last_leaf = Some((kind, visitor));
         out.push(kind as u8);
-        if let Some(tuple_fields) = self.tuple_fields.filter(|_| is_unnamed) {
-            make_up_tuple_field(kind, tuple_fields, out);
+        if is_unnamed && self.tuple_fields != TupleFields::MadeUp {
+            make_up_tuple_field(kind, self.tuple_fields, out);
             return;
         }
-        let choice = self.choices.get(who).copied().unwrap_or_default();
+        let choice = self.choices.get(visitor).copied().unwrap_or_default();
         let examples = self.examples.as_ref().and_then(|examples| examples.get(&kind));
         match examples.and_then(|examples| examples.get(choice.checked_sub(1)?)) {
             Some(example) => out.extend_from_slice(example),
-            None => make_up(kind, self.leaves + self.round, out),
+            None => make_up(kind, self.parts + self.round, out),
         }
     }
 
@@ -163,7 +172,7 @@ impl Prober {
             Branches::Optional { is_unnamed } => (2, true, is_unnamed),
             Branches::Variants(count) => (count, false, false),
         };
-        self.leaves += 1;
+        self.parts += 1;
         if let Some((above, branch)) = self.stack.last()
             && let Some(point) = self.points.get_mut(above)
         {
@@ -173,56 +182,42 @@ impl Prober {
             .points
             .entry(visitor)
             .or_insert_with(|| ChoicePoint { is_optional, branches: vec![Branch::default(); branches] });
-        let is_inside = |branch: usize| self.stack.contains(&(visitor, branch));
-        let is_within_itself = (0..branches).any(is_inside);
-        let is_large = self.leaves - self.leaves_before > LARGE;
-        let find = |what: &dyn Fn(usize, &Branch) -> bool| {
-            point
-                .branches
-                .iter()
-                .enumerate()
-                .find(|(number, branch)| what(*number, branch))
-                .map(|(number, _)| number)
-        };
-        let done = find(&|number, branch| branch.state == State::Done && !is_inside(number));
-        let untried = find(&|number, branch| branch.state == State::Untried && !is_inside(number));
-        let postponed = find(&|number, branch| branch.state == State::Postponed && !is_inside(number));
-        let branch = if point.is_optional && is_unnamed && self.tuple_fields == Some(false) {
-            Some(0)
-        } else if point.is_optional {
-            Some(usize::from(!is_within_itself && (!is_large || point.is_untried())))
-        } else if is_within_itself {
-            done.or(untried).or(postponed)
+        let is_within_itself = self.stack.iter().any(|(above, _)| *above == visitor);
+        let branch = if !is_optional {
+            let is_inside = |branch: usize| self.stack.contains(&(visitor, branch));
+            let variant = point.next_variant(is_within_itself, is_inside, &self.open);
+            variant.ok_or_else(|| Error::new("it has no end"))?
+        } else if is_unnamed && self.tuple_fields == TupleFields::Empty {
+            0
         } else {
-            let leads_on =
-                find(&|_, branch| branch.state != State::Refused && !branch.next.is_disjoint(&self.open));
-            untried.or(leads_on).or(postponed).or(done)
+            let is_large = self.parts - self.parts_before > LARGE;
+            usize::from(!is_within_itself && (!is_large || point.is_untried()))
         };
-        let branch = branch.ok_or_else(|| Error::new("it has no end"))?;
         self.stack.push((visitor, branch));
         self.taken.push((visitor, branch));
-        if !point.is_optional {
+        if !is_optional {
             self.variant = Some((visitor, branch));
         }
         Ok(branch)
     }
 
-    pub(super) fn chosen(&mut self) {
+    /// The part that the last chosen branch consists of is complete.
+    pub(super) fn leave_branch(&mut self) {
         self.stack.pop();
     }
 
-    pub(super) fn unnamed(&mut self, length: usize) {
-        self.has_unnamed |= length > 1;
+    pub(super) fn saw_tuple_struct(&mut self, length: usize) {
+        self.has_tuple_struct |= length > 1;
     }
 
-    /// Whether no more values are needed; otherwise goes on to the next kind of [tuple
-    /// fields](Self::tuple_fields).
-    pub(super) fn has_seen_all(&mut self) -> bool {
-        if !self.has_unnamed || self.tuple_fields == Some(true) {
-            return true;
-        }
-        self.tuple_fields = Some(self.tuple_fields.is_some());
-        false
+    /// Goes on to the next kind of [`TupleFields`]. Returns `false` if no more values are needed.
+    pub(super) fn next_tuple_fields(&mut self) -> bool {
+        self.tuple_fields = match self.tuple_fields {
+            TupleFields::MadeUp if self.has_tuple_struct => TupleFields::Empty,
+            TupleFields::Empty => TupleFields::Minimal,
+            TupleFields::MadeUp | TupleFields::Minimal => return false,
+        };
+        true
     }
 
     pub(super) fn variant_is_read(&mut self) {
@@ -231,6 +226,32 @@ impl Prober {
 }
 
 impl ChoicePoint {
+    /// The variant to choose: of a type within itself, one that is known to end; else one that is untried, or
+    /// that leads to a point in `open`, from which an untried one can be reached.
+    fn next_variant(
+        &self,
+        is_within_itself: bool,
+        is_inside: impl Fn(usize) -> bool,
+        open: &BTreeSet<VisitorKey>,
+    ) -> Option<usize> {
+        let in_state = |state: State| {
+            (0..).zip(&self.branches).find(|(number, branch)| branch.state == state && !is_inside(*number))
+        };
+        let (done, untried) = (in_state(State::Done), in_state(State::Untried));
+        let postponed = in_state(State::Postponed);
+        let leads_on = || {
+            let may_lead_on =
+                |branch: &Branch| branch.state != State::Refused && !branch.next.is_disjoint(open);
+            (0..).zip(&self.branches).find(|(_, branch)| may_lead_on(branch))
+        };
+        let chosen = if is_within_itself {
+            done.or(untried).or(postponed)
+        } else {
+            untried.or_else(leads_on).or(postponed).or(done)
+        };
+        chosen.map(|(number, _)| number)
+    }
+
     fn is_untried(&self) -> bool {
         let first = usize::from(self.is_optional);
         self.branches
@@ -267,10 +288,10 @@ fn make_up(kind: Kind, count: u32, out: &mut Vec<u8>) {
 }
 
 /// An empty value (all bytes 0), or the smallest that is not empty.
-fn make_up_tuple_field(kind: Kind, is_more: bool, out: &mut Vec<u8>) {
+fn make_up_tuple_field(kind: Kind, fields: TupleFields, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + kind.size(), 0);
-    if let (true, Some(first)) = (is_more, out.get_mut(start)) {
+    if let (TupleFields::Minimal, Some(first)) = (fields, out.get_mut(start)) {
         *first = 1;
         out.extend(kind.is_text().then_some(b'm'));
     }

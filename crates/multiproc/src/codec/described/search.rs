@@ -18,7 +18,7 @@ use serde_core::de::DeserializeOwned;
 
 use super::de::read;
 use super::input::Input;
-use super::probe::{Examples, Prober, State};
+use super::probe::{Examples, Prober, State, TupleFields};
 use super::ser::Describer;
 use super::tokens;
 use crate::codec::Error;
@@ -37,7 +37,7 @@ pub(crate) enum EncodingChoice {
 }
 
 /// The most parts that are made up for one type, in all values.
-const MOST_LEAVES: u32 = 200_000;
+const MOST_PARTS: u32 = 200_000;
 /// The most values that are made up for one type.
 const MOST_ROUNDS: u32 = 5_000;
 
@@ -108,17 +108,17 @@ fn search(subject: &dyn ErasedValue) -> EncodingChoice {
                 match written {
                     Err(error) if !error.is_left_out() => return EncodingChoice::Unknown,
                     // A field of a struct, which encoding detects.
-                    Err(_) if prober.tuple_fields.is_some() => {}
+                    Err(_) if prober.tuple_fields != TupleFields::MadeUp => {}
                     Ok(()) if given == asked => {}
                     _ => return EncodingChoice::NeedsNames,
                 }
                 // At least two rounds, so that no `bool` matches by chance.
-                if (!prober.settle(State::Done) && round > 0) && prober.has_seen_all() {
+                if (!prober.mark_branches(State::Done) && round > 0) && !prober.next_tuple_fields() {
                     return EncodingChoice::Fits;
                 }
             }
-            Err(_) if prober.tuple_fields.is_some() => {
-                if prober.has_seen_all() {
+            Err(_) if prober.tuple_fields != TupleFields::MadeUp => {
+                if !prober.next_tuple_fields() {
                     return EncodingChoice::Fits;
                 }
             }
@@ -128,7 +128,7 @@ fn search(subject: &dyn ErasedValue) -> EncodingChoice {
                 }
             }
         }
-        if prober.leaves > MOST_LEAVES {
+        if prober.parts > MOST_PARTS {
             return EncodingChoice::Unknown;
         }
     }

@@ -112,7 +112,7 @@ impl Scheduler {
     }
 
     /// Counts a worker as being started, until [`add`](Self::add) or [`spawn_failed`](Self::spawn_failed).
-    pub(crate) fn next_worker(&mut self) -> WorkerConfig {
+    pub(crate) fn begin_start(&mut self) -> WorkerConfig {
         self.starts.begin();
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let index = (0..self.policy.workers)

@@ -197,7 +197,7 @@ impl WorkerHandle {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.spawned.child.has_ended()
+        self.spawned.child.is_reaped()
     }
 
     /// Whether it takes work, or will once it is ready.

@@ -20,7 +20,7 @@ const WORDS: [usize; 9] = [
     COMPLETED,
     VISIBLE,
     RUN_TIME,
-    CLOCK_INTERVAL,
+    ITEMS_PER_CLOCK_READ,
     OUT_OF_LINE_COUNT,
     RESULTS_TAKEN,
     REQUESTS,

@@ -78,7 +78,7 @@ const FAILED: usize = 304;
 /// The number of out-of-line results, at least.
 const OUT_OF_LINE_COUNT: usize = 280;
 /// Items between two clock reads of the worker. Above 1, results may be invisible, which a flush says by a 2.
-const CLOCK_INTERVAL: usize = 272;
+const ITEMS_PER_CLOCK_READ: usize = 272;
 /// The worker is ready: its initializer has returned.
 const READY: usize = 276;
 /// When the worker began the running item, in nanoseconds of the monotonic clock, if it is timed; else 0.

@@ -267,7 +267,7 @@ impl Child {
             // If that fails, only its end is noticed.
             let _ = supervisor.epoll.add(self.liveness_socket.as_fd(), event);
             // The supervisor has forgotten a child that has ended, and would get the event without end.
-            if self.has_ended() {
+            if self.is_reaped() {
                 let _ = supervisor.epoll.delete(self.liveness_socket.as_fd());
             }
         }
@@ -294,7 +294,7 @@ impl Child {
     }
 
     /// Whether it was reaped.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub(crate) fn is_reaped(&self) -> bool {
         self.known_exit().is_some()
     }
 }

@@ -264,7 +264,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             }
             _ => visitor.visit_some(self.part())?,
         };
-        self.input.with_prober(Prober::chosen);
+        self.input.with_prober(Prober::leave_branch);
         Ok(value)
     }
 
@@ -286,7 +286,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         )?;
         self.input.ask_for(Kind::Seq, count);
         let value = self.part().skip_some()?.sequence(visitor)?;
-        self.input.with_prober(Prober::chosen);
+        self.input.with_prober(Prober::leave_branch);
         Ok(value)
     }
 
@@ -298,7 +298,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         )?;
         self.input.ask_for(Kind::Map, count);
         let value = self.part().skip_some()?.map_or_sequence(visitor)?;
-        self.input.with_prober(Prober::chosen);
+        self.input.with_prober(Prober::leave_branch);
         Ok(value)
     }
 
@@ -314,7 +314,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value> {
-        self.input.with_prober(|prober| prober.unnamed(length));
+        self.input.with_prober(|prober| prober.saw_tuple_struct(length));
         Self { is_unnamed: true, ..self }.tuple(Kind::Tuple, length, visitor)
     }
 
@@ -350,7 +350,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             other => return Err(unexpected(of.input.at, "a variant", other as u32)),
         };
         let value = visitor.visit_enum(variant)?;
-        self.input.with_prober(Prober::chosen);
+        self.input.with_prober(Prober::leave_branch);
         Ok(value)
     }
 

@@ -18,8 +18,8 @@ use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
 use super::{
-    CANCELLED, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
-    PREFIX, READY, RUN_TIME, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
+    CANCELLED, CLOSED, COMPLETED, COMPLETIONS, ITEMS_PER_CLOCK_READ, MessageHeader, OUT_OF_LINE,
+    OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
 };
 use crate::pool::worker_rings::result_words::{self, Scope};
 use crate::sys::running_time::RunningTime;
@@ -290,7 +290,7 @@ impl PoolSide {
 
     /// Whether there may be completed results that become visible only with later ones.
     pub(crate) fn may_have_unflushed(&self) -> bool {
-        self.rings.0.word32(CLOCK_INTERVAL).load(Relaxed) > 1
+        self.rings.0.word32(ITEMS_PER_CLOCK_READ).load(Relaxed) > 1
     }
 
     /// Makes the worker read the clock after the running item.

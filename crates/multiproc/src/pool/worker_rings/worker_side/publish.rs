@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::WorkerSide;
-use crate::pool::worker_rings::{CLOCK_INTERVAL, IDLE, RUN_TIME, VISIBLE, result_words};
+use crate::pool::worker_rings::{IDLE, ITEMS_PER_CLOCK_READ, RUN_TIME, VISIBLE, result_words};
 use crate::sys::atomic::Relaxed;
 
 /// When to make results visible. A clock read costs more than a small item, so there is one per interval: as
@@ -100,13 +100,13 @@ impl WorkerSide {
             return;
         }
         // If the flush blocks, the pool must know of invisible results.
-        self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed);
+        self.rings.0.word32(ITEMS_PER_CLOCK_READ).store(2, Relaxed);
         let ran = self.schedule.run_time.saturating_sub(self.schedule.flushed) + unread;
         self.schedule.flushed = self.schedule.run_time;
         if self.output.flush(ran) {
             self.schedule.read_at = Instant::now(); // passing it to another thread is not the items' time
         }
-        self.rings.0.word32(CLOCK_INTERVAL).store(self.schedule.interval, Relaxed);
+        self.rings.0.word32(ITEMS_PER_CLOCK_READ).store(self.schedule.interval, Relaxed);
         self.flushed = frames;
     }
 
@@ -145,7 +145,7 @@ impl WorkerSide {
         }
         schedule.left = schedule.interval;
         let is_time = schedule.read_at - schedule.made_visible_at >= VISIBILITY_INTERVAL;
-        self.rings.0.word32(CLOCK_INTERVAL).store(schedule.interval, Relaxed);
+        self.rings.0.word32(ITEMS_PER_CLOCK_READ).store(schedule.interval, Relaxed);
         self.seen_requests = self.rings.requests().load(Relaxed);
         if before == 1 || self.schedule.interval == 1 || is_time {
             // With an interval of 1, the pool takes all results for visible; above, it asks for those that are not.
