@@ -111,13 +111,21 @@ impl Scheduler {
         accepting().count() < wanted
     }
 
+    /// The first index that no worker has.
+    fn free_index(&self) -> usize {
+        let mut is_used = vec![false; self.policy.workers];
+        for worker in self.workers.iter().filter(|worker| worker.accepts_work()) {
+            if let Some(is_used) = is_used.get_mut(worker.index()) {
+                *is_used = true;
+            }
+        }
+        is_used.iter().position(|is_used| !is_used).unwrap_or(0)
+    }
+
     /// Counts a worker as being started, until [`add`](Self::add) or [`spawn_failed`](Self::spawn_failed).
     pub(crate) fn begin_start(&mut self) -> WorkerConfig {
         self.starts.begin();
-        let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
-        let index = (0..self.policy.workers)
-            .find(|&index| accepting().all(|worker| worker.index() != index))
-            .unwrap_or(0);
+        let index = self.free_index();
         let policy = self.policy.clone();
         WorkerConfig {
             index,
