@@ -110,7 +110,8 @@ impl InlineChild {
             });
             runner.end(outcome.and_then(own).map(|descriptors| (result, descriptors)));
         };
-        let thread = thread::Builder::new().name(name.clone()).spawn(run_task);
+        // A thread cannot have a name with a zero byte.
+        let thread = thread::Builder::new().name(name.replace('\0', "")).spawn(run_task);
         thread.map(drop).map_err(|error| Error::io("start a thread", &error))?;
         Ok(Self { name, state })
     }
