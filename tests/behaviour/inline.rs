@@ -2,10 +2,12 @@
 
 use std::os::fd::AsFd;
 use std::process::{Command, id};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use multiproc::pool::State;
 use multiproc::{Pool, Process, ProcessBuilder, Result, SharedSlice, TaskError, pipe, queue};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -21,6 +23,10 @@ trials![
     what_a_pool_cannot_do_is_an_error,
     a_closed_pool_takes_no_more_work,
     a_task_may_have_a_pool_of_its_own,
+    every_pool_has_a_state_of_its_own,
+    every_thread_has_a_state_of_its_own,
+    a_state_is_dropped_with_its_pool,
+    a_task_that_has_the_state_cannot_call_its_pool,
     a_process_is_a_thread,
     a_process_talks_with_its_parent,
     a_process_that_runs_cannot_be_killed,
@@ -167,6 +173,71 @@ fn a_task_may_have_a_pool_of_its_own() -> Outcome {
     Ok(())
 }
 
+/// Two pools of the same state, in the order in which they were made and otherwise.
+fn every_pool_has_a_state_of_its_own() -> Outcome {
+    let count = |state: &mut u32, by: u32| {
+        *state += by;
+        *state
+    };
+    let make = |start: u32| Pool::builder().inline(true).state(|start: u32| start, (start,)).build();
+    let (tens, hundreds) = (make(10)?, make(100)?);
+    assert_eq!(tens.apply(count, (1,))?, 11);
+    assert_eq!(hundreds.apply(count, (1,))?, 101);
+    drop(hundreds);
+    assert_eq!(tens.apply(count, (1,))?, 12);
+    let preloaded = Pool::builder().inline(true).preload(|| 1000_u32, ()).build()?;
+    assert_eq!(preloaded.apply(count, (1,))?, 1001);
+    // A task of one pool calls another.
+    let outer = |state: &mut u32| {
+        let inner = Pool::builder().inline(true).state(|| 7_u32, ()).build()?;
+        *state += inner.apply(|state: &mut u32| *state, ())?;
+        Ok::<u32, TaskError>(*state)
+    };
+    assert_eq!(tens.apply(outer, ())??, 19);
+    Ok(())
+}
+
+fn every_thread_has_a_state_of_its_own() -> Outcome {
+    static STARTS: AtomicU32 = AtomicU32::new(0);
+    let pool = Pool::builder().inline(true).state(|| STARTS.fetch_add(1, Relaxed), ()).build()?;
+    let own = |state: &mut u32| *state;
+    assert_eq!(pool.map(|state: &mut u32, _: u32| *state, 0..3)?, [0; 3]);
+    let in_thread = || thread::scope(|scope| scope.spawn(|| pool.apply(own, ())).join());
+    assert_eq!(in_thread().unwrap()?, 1);
+    assert_eq!(in_thread().unwrap()?, 2);
+    assert_eq!(pool.apply(own, ())?, 0);
+    Ok(())
+}
+
+fn a_state_is_dropped_with_its_pool() -> Outcome {
+    static DROPPED: AtomicU32 = AtomicU32::new(0);
+    struct Counted;
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            DROPPED.fetch_add(1, Relaxed);
+        }
+    }
+    let pool = Pool::builder().inline(true).state(|| Counted, ()).build()?;
+    let task = pool.submit(|_: &mut Counted| 5, ())?;
+    thread::scope(|scope| scope.spawn(|| pool.apply(|_: &mut Counted| 6, ())).join()).unwrap()?;
+    assert_eq!(DROPPED.load(Relaxed), 1, "that of a thread which has ended");
+    drop(pool);
+    assert_eq!(DROPPED.load(Relaxed), 2, "though a handle is left");
+    assert_eq!(task.get()?, 5);
+    Ok(())
+}
+
+fn a_task_that_has_the_state_cannot_call_its_pool() -> Outcome {
+    static POOL: OnceLock<Pool<State<u32>>> = OnceLock::new();
+    let pool = Pool::builder().inline(true).state(|| 1_u32, ()).build()?;
+    let pool = POOL.get_or_init(|| pool);
+    let call = |_: &mut u32| POOL.get().map(|pool| pool.apply(|state: &mut u32| *state, ()));
+    let error = pool.apply(call, ())?.unwrap().unwrap_err().to_string();
+    assert!(error.contains("whose state the task has"), "{error}");
+    assert_eq!(pool.apply(|state: &mut u32| *state, ())?, 1);
+    Ok(())
+}
+
 fn a_process_is_a_thread() -> Outcome {
     let task = |n: u32| (id(), thread::current().name().map(str::to_owned), n + 1);
     let child = inline_process().name("Anna").spawn(task, (1,))?;
@@ -176,6 +247,8 @@ fn a_process_is_a_thread() -> Outcome {
     assert_eq!((child.exit_code(), child.signal(), child.is_alive()), (Some(0), None, false));
     child.kill()?; // no error once it has ended
     assert_eq!(child.join()?, (id(), Some("Anna".to_owned()), 2));
+    let child = inline_process().name("A\0nna").spawn(task, (1,))?;
+    assert_eq!(child.join()?.1, Some("Anna".to_owned()));
     Ok(())
 }
 

@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use multiproc::queue::{self, Sender};
 use multiproc::{Pool, TaskError, pipe};
 use nix::sys::signal::Signal;
 
-use crate::support::{Outcome, block, eventually, send_signal, trials};
+use crate::support::{METHODS, Outcome, block, eventually, send_signal, trials};
 
 trials![
     every_worker_has_a_state_of_its_own,
@@ -19,6 +20,8 @@ trials![
     a_panic_of_the_function_that_makes_it_is_that_of_every_call,
     initializers_and_the_state_are_made_in_order,
     descriptors_are_arguments_of_a_state,
+    a_state_is_dropped_when_its_worker_ends,
+    a_killed_worker_drops_no_state,
 ];
 
 /// Counts its calls. It is neither `Send` nor `Serialize`.
@@ -141,5 +144,68 @@ fn descriptors_are_arguments_of_a_state() -> Outcome {
     let (latch, theirs) = pipe()?;
     pool.submit(|_: &mut multiproc::Connection<u64, ()>, latch| block(latch), (theirs,))?.canceller();
     latch.recv()?;
+    Ok(())
+}
+
+/// Sends its numbers when it is dropped.
+struct Numbers {
+    kept: Vec<u64>,
+    sender: Sender<u64>,
+}
+
+impl Numbers {
+    fn new(sender: Sender<u64>) -> Self {
+        Self { kept: Vec::new(), sender }
+    }
+
+    fn keep(&mut self, number: u64) {
+        self.kept.push(number);
+    }
+}
+
+impl Drop for Numbers {
+    fn drop(&mut self) {
+        let _ = self.sender.send_all(self.kept.drain(..));
+    }
+}
+
+fn a_state_is_dropped_when_its_worker_ends() -> Outcome {
+    for method in METHODS {
+        for (name, tasks_per_worker) in [("join", None), ("drop", None), ("recycled", Some(10))] {
+            let (sender, receiver) = queue::bounded(1000)?;
+            let mut builder = Pool::builder().workers(2).start_method(method);
+            if let Some(tasks) = tasks_per_worker {
+                builder = builder.max_tasks_per_worker(tasks);
+            }
+            let pool = builder.state(Numbers::new, (sender,)).build()?;
+            pool.map(Numbers::keep, 0..100)?;
+            if name == "join" {
+                pool.join();
+            } else {
+                drop(pool);
+            }
+            let mut numbers = receiver.into_iter().collect::<multiproc::Result<Vec<u64>>>()?;
+            numbers.sort_unstable();
+            assert!(numbers.iter().copied().eq(0..100), "{method:?}, {name}: {numbers:?}");
+        }
+    }
+    Ok(())
+}
+
+fn a_killed_worker_drops_no_state() -> Outcome {
+    for method in METHODS {
+        let (sender, receiver) = queue::bounded(1000)?;
+        let pool = Pool::builder().workers(1).start_method(method).state(Numbers::new, (sender,)).build()?;
+        pool.map(Numbers::keep, 0..100)?;
+        let pid = pool.worker_pids()[0];
+        send_signal(pid, Signal::SIGKILL);
+        eventually("the worker is replaced", || {
+            pool.worker_pids().first().is_some_and(|other| *other != pid)
+        });
+        pool.apply(Numbers::keep, (100,))?;
+        pool.join();
+        let numbers = receiver.into_iter().collect::<multiproc::Result<Vec<u64>>>()?;
+        assert_eq!(numbers, [100], "{method:?}");
+    }
     Ok(())
 }

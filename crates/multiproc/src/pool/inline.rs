@@ -1,20 +1,67 @@
 //! A pool in inline mode: runs the items of a chunk in the thread that submits them.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use super::call::{Call, ResultBatch};
 use super::chunk::{Body, Chunk};
 use super::item_loop::ItemLoop;
+use super::state;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, begin_frame, end_frame};
 use crate::ipc::wire::{self, SharedFd};
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::spawn::inline;
+use crate::spawn::supervisor::lock;
 use crate::sys::process::own_pid;
+use crate::task::initializer::Initializer;
 
-/// Runs every item, and delivers the results.
-pub(crate) fn run_chunk(chunk: Chunk) {
+/// The threads that submit items to an inline pool, in place of its workers. Each runs the initializers once,
+/// and has a state of its own.
+pub(crate) struct InlineWorkers(Mutex<Vec<Initializer>>);
+
+thread_local! {
+    /// The pools whose initializers this thread has run.
+    static READY: RefCell<Vec<Weak<InlineWorkers>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl InlineWorkers {
+    pub(crate) fn new(initializers: Vec<Initializer>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(initializers)))
+    }
+
+    /// Runs the initializers if this thread has not done so. Returns their error, then and at the next call.
+    pub(crate) fn make_ready(self: &Arc<Self>) -> Result<()> {
+        let this = Arc::downgrade(self);
+        if READY.with_borrow(|ready| ready.iter().any(|other| other.ptr_eq(&this))) {
+            return Ok(());
+        }
+        // At once, since an initializer may use the pool. A pool that has ended is forgotten.
+        READY.with_borrow_mut(|ready| {
+            ready.retain(|other| other.strong_count() > 0);
+            ready.push(Weak::clone(&this));
+        });
+        let initializers = lock(&self.0).clone();
+        let run = |all: Vec<Initializer>| all.into_iter().try_for_each(|first| inline::run(|| first.run()));
+        state::within(self, || run(initializers)).map_err(|error| {
+            READY.with_borrow_mut(|ready| ready.retain(|other| !other.ptr_eq(&this)));
+            error.during_startup()
+        })
+    }
+
+    /// Later threads run this one, too.
+    pub(crate) fn add(&self, initializer: Initializer) {
+        lock(&self.0).push(initializer);
+    }
+
+    /// Runs every item, and delivers the results.
+    pub(crate) fn run_chunk(self: &Arc<Self>, chunk: Chunk) {
+        state::within(self, || run_chunk(chunk));
+    }
+}
+
+fn run_chunk(chunk: Chunk) {
     let Chunk { call, first, body, .. } = chunk;
     let task = call.header.task.find::<ItemLoop>();
     let run = |args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>| {

@@ -284,6 +284,7 @@ impl<M> Drop for Pool<M> {
             self.dispatcher.end(bound / 2, bound);
             self.wait_for_end();
         }
+        self.dispatcher.drop_inline_state();
     }
 }
 

@@ -3,11 +3,15 @@
 use std::any::{Any, type_name};
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::sync::Mutex;
+use std::mem;
+use std::ptr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, Weak};
 
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
+use super::inline::InlineWorkers;
 use crate::spawn::supervisor::lock;
 use crate::sys::entry::zst_instance;
 use crate::task::method::RemoteMethod;
@@ -84,10 +88,40 @@ where
     }
 }
 
+/// The inline pool that an item or initializer belongs to; dangling in a worker.
+type PoolKey = Weak<InlineWorkers>;
+
+struct Entry {
+    pool: PoolKey,
+    state: Rc<RefCell<dyn Any>>,
+    /// Its memory is shared with the zygote until it is written, as dropping it would.
+    is_preloaded: bool,
+}
+
 thread_local! {
-    /// Of the thread that runs a worker's tasks: one. Inline pools of one thread may have several, of
-    /// different types.
-    static STATES: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+    /// The states of this thread: in a worker one, else one for each inline pool.
+    static STATES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    /// The pool whose code this thread runs.
+    static POOL: RefCell<PoolKey> = const { RefCell::new(Weak::new()) };
+}
+
+fn is_in_worker(pool: &PoolKey) -> bool {
+    pool.ptr_eq(&Weak::new())
+}
+
+/// Calls `f`, which runs items or initializers of an inline pool.
+pub(super) fn within<R>(pool: &Arc<InlineWorkers>, f: impl FnOnce() -> R) -> R {
+    /// The pool whose code is below in the stack.
+    struct Outer(PoolKey);
+
+    impl Drop for Outer {
+        fn drop(&mut self) {
+            POOL.replace(mem::take(&mut self.0));
+        }
+    }
+
+    let _outer = Outer(POOL.replace(Arc::downgrade(pool)));
+    f()
 }
 
 /// The state that this process's zygote has preloaded, in each of its children.
@@ -95,7 +129,10 @@ static PRELOADED: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 /// Keeps a state for the workers that will be forked.
 pub(super) fn preload_state<S: Send + 'static>(state: S) {
-    *lock(&PRELOADED) = Some(Box::new(|| set_state(state)));
+    if !POOL.with_borrow(is_in_worker) {
+        return set_state(state); // there is no zygote
+    }
+    *lock(&PRELOADED) = Some(Box::new(|| add(state, true)));
 }
 
 /// Gives this worker the preloaded state, if there is one.
@@ -131,20 +168,51 @@ where
 {
     type Output = R;
 
-    #[allow(clippy::panic)] // a worker has; an inline pool may be used by another thread
+    #[allow(clippy::panic)] // in a worker, neither can be
     fn call(self, args: Args) -> R {
-        STATES.with_borrow_mut(|states| {
-            let state = states.iter_mut().find_map(|state| state.downcast_mut::<S>());
-            let Some(state) = state else { panic!("this thread has not made the pool's state") };
-            zst_instance::<F>().call(state, args)
-        })
+        let Some(state) = current_state() else { panic!("the pool has no state") };
+        let Ok(mut state) = state.try_borrow_mut() else {
+            panic!("a task of a pool in inline mode calls that pool, whose state the task has")
+        };
+        let Some(state) = state.downcast_mut() else { panic!("the pool has another state") };
+        zst_instance::<F>().call(state, args)
     }
+}
+
+fn current_state() -> Option<Rc<RefCell<dyn Any>>> {
+    POOL.with_borrow(|pool| {
+        STATES.with_borrow(|states| {
+            states.iter().find(|entry| entry.pool.ptr_eq(pool)).map(|entry| Rc::clone(&entry.state))
+        })
+    })
 }
 
 /// Gives this worker its state.
 pub(super) fn set_state<S: 'static>(state: S) {
-    STATES.with_borrow_mut(|states| {
-        states.retain(|other| !other.is::<S>());
-        states.push(Box::new(state));
-    });
+    add(state, false);
+}
+
+fn add<S: 'static>(state: S, is_preloaded: bool) {
+    let pool = POOL.with_borrow(PoolKey::clone);
+    let state = Rc::new(RefCell::new(state));
+    let has_ended = |other: &PoolKey| !is_in_worker(other) && other.strong_count() == 0;
+    remove(|entry| entry.pool.ptr_eq(&pool) || has_ended(&entry.pool));
+    STATES.with_borrow_mut(|states| states.push(Entry { pool, state, is_preloaded }));
+}
+
+/// Drops this worker's state, unless it is preloaded.
+pub(crate) fn drop_worker_state() {
+    remove(|entry| is_in_worker(&entry.pool));
+}
+
+/// Drops this thread's state of an inline pool.
+pub(super) fn drop_inline_state(pool: &Arc<InlineWorkers>) {
+    remove(|entry| ptr::eq(entry.pool.as_ptr(), Arc::as_ptr(pool)));
+}
+
+/// Drops states when no list is borrowed: to drop one is the user's code.
+fn remove(what: impl Fn(&Entry) -> bool) {
+    let removed =
+        STATES.with_borrow_mut(|states| states.extract_if(.., |entry| what(entry)).collect::<Vec<_>>());
+    removed.into_iter().filter(|entry| entry.is_preloaded).for_each(|entry| mem::forget(entry.state));
 }

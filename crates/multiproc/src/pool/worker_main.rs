@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::call::TaskHeader;
 use super::cancellation;
 use super::item_loop::ItemLoop;
-use super::state::take_preloaded_state;
+use super::state::{drop_worker_state, take_preloaded_state};
 use crate::error::{Error, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::packet::PacketSocket;
@@ -89,6 +89,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
             None if wait(&mut rings)? => {}
             None => {
                 failpoint::hit(Failpoint::ShutdownRequested);
+                drop_worker_state();
                 return Ok(());
             }
         }

@@ -176,8 +176,11 @@ impl<M> PoolBuilder<M> {
     /// [`workers`](Self::workers) has no effect. Arguments and results are encoded and decoded as for a
     /// worker, and a panic is an error of its task. Different are:
     ///
-    /// - [`current`](crate::current) and statics are this process's; the initializer runs once, in
-    ///   [`build`](Self::build). [`at_start`](crate::at_start) has no effect;
+    /// - [`current`](crate::current) and statics are this process's. [`at_start`](crate::at_start) has no
+    ///   effect;
+    /// - a thread that uses the pool stands for a worker: it runs the initializer once, and makes a
+    ///   [state](Self::state) of its own. The first does so in [`build`](Self::build). A state is dropped with
+    ///   the pool, or with its thread;
     /// - a [time limit](super::CallOptions::timeout) is an error of the call, and a
     ///   [memory limit](Self::memory_limit) one of [`build`](Self::build). There is nothing to
     ///   [cancel](super::TaskHandle::cancel), to [retry](super::CallOptions::retries) or to replace;

@@ -18,6 +18,10 @@ impl PoolBuilder {
     /// [`Serialize`]; a replaced worker makes its own. A task that panics leaves the state
     /// as it is at that moment.
     ///
+    /// A worker that ends because the pool does, or because it is retired or recycled, drops its state. When
+    /// the pool is dropped, that may take half of the [shutdown timeout](Self::shutdown_timeout). A worker that
+    /// is killed drops nothing.
+    ///
     /// ```
     /// use multiproc::Pool;
     ///
@@ -100,6 +104,8 @@ impl PoolBuilder {
     /// `#[tokio::main]` does. What it prints or logs is lost. Should that process be killed, or the program
     /// give up privileges, the next start of a worker makes another, which calls the function again. Workers have
     /// the environment and the current directory of the pool's first start.
+    ///
+    /// No worker drops its copy: it would write, and so copy, all memory of it.
     ///
     /// Statics keep what the function leaves in them: a random number generator there gives all workers the
     /// same numbers. Thread-local ones are fresh.

@@ -19,10 +19,10 @@ use self::pool_thread::PoolThread;
 use super::call::{Call, PendingPermit, PendingPermits};
 use super::chunk::Chunk;
 use super::completions::Completions;
-use super::inline::run_chunk;
+use super::inline::InlineWorkers;
 use super::recording::{RecordOptions, Recording};
 use super::scheduler::{Policy, PollResult, Scheduler};
-use super::state::take_preloaded_state;
+use super::state::drop_inline_state;
 use super::stats::PoolStats;
 use crate::error::{Cause, Error, Result};
 use crate::logs;
@@ -55,8 +55,8 @@ pub(crate) struct Dispatcher {
     options: SpawnOptions,
     /// Forks the workers, if they have a preloaded state.
     preload_server: Option<PreloadServer>,
-    /// Each item runs in the thread that submits it, and there is no worker.
-    is_inline: bool,
+    /// Each item runs in the thread that submits it, and there is no other worker.
+    inline: Option<Arc<InlineWorkers>>,
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
     /// A forked copy of this process must not use the pool.
@@ -73,18 +73,12 @@ impl Dispatcher {
     /// A pool without workers, whose tasks run in the threads that submit them.
     pub(crate) fn start_inline(config: Config) -> Result<Arc<Self>> {
         inline::check_initialised()?;
-        let (preload, initializers) = (config.preload.clone(), config.policy.initializers.clone());
+        let initializers = config.preload.iter().chain(&config.policy.initializers).cloned().collect();
+        let workers = InlineWorkers::new(initializers);
         let policy = Policy { workers: 1, ..config.policy };
-        let dispatcher = Self::new(Config { policy, ..config }, true)?;
-        let run_all =
-            |all: Vec<Initializer>| all.into_iter().try_for_each(|first| inline::run(|| first.run()));
-        let initialize = || {
-            run_all(preload)?;
-            take_preloaded_state();
-            run_all(initializers)
-        };
-        if let Err(error) = initialize() {
-            dispatcher.lock().give_up(&error.during_startup());
+        let dispatcher = Self::new(Config { policy, ..config }, Some(Arc::clone(&workers)))?;
+        if let Err(error) = workers.make_ready() {
+            dispatcher.lock().give_up(&error);
         }
         Ok(dispatcher)
     }
@@ -95,7 +89,7 @@ impl Dispatcher {
         if config.preload.is_empty() {
             options.prefork(workers);
         }
-        let dispatcher = Self::new(config, false).inspect_err(|_| options.cancel_prefork())?;
+        let dispatcher = Self::new(config, None).inspect_err(|_| options.cancel_prefork())?;
         for spawned in 1.. {
             let Some(config) = dispatcher.spawn_request() else { break };
             if let Err(error) = dispatcher.spawn_worker(config) {
@@ -110,9 +104,9 @@ impl Dispatcher {
         Ok(dispatcher)
     }
 
-    fn new(config: Config, is_inline: bool) -> Result<Arc<Self>> {
+    fn new(config: Config, inline: Option<Arc<InlineWorkers>>) -> Result<Arc<Self>> {
         let Config { options, mut policy, preload, max_pending, record } = config;
-        if !is_inline {
+        if inline.is_none() {
             policy.recording = record.recording(preload.iter().chain(&policy.initializers))?;
         }
         let environment = options.environment.clone();
@@ -127,7 +121,7 @@ impl Dispatcher {
             pending_permits: PendingPermits::default(),
             options,
             preload_server,
-            is_inline,
+            inline,
             shutdown_timeout: policy.shutdown_timeout,
             recording: policy.recording.clone(),
             state: Mutex::new(Scheduler::new(policy)),
@@ -145,7 +139,12 @@ impl Dispatcher {
     }
 
     pub(crate) fn is_inline(&self) -> bool {
-        self.is_inline
+        self.inline.is_some()
+    }
+
+    /// Drops the state that this thread has in inline mode.
+    pub(crate) fn drop_inline_state(&self) {
+        self.inline.iter().for_each(drop_inline_state);
     }
 
     pub(crate) fn workers(&self) -> usize {
@@ -155,7 +154,7 @@ impl Dispatcher {
     /// Keeps this many workers from now on.
     pub(crate) fn resize(&self, workers: usize) -> Result<()> {
         self.check_not_forked()?;
-        if self.is_inline {
+        if self.is_inline() {
             return Ok(()); // it has no workers
         }
         let missing = workers.saturating_sub(self.workers.load(Relaxed));
@@ -190,7 +189,7 @@ impl Dispatcher {
     /// Waits until the pool has ended; returns whether it has.
     pub(crate) fn wait_for_end(&self, deadline: Deadline) -> bool {
         let has_ended =
-            self.is_inline || self.become_driver(false).wait_until(deadline, || self.lock().has_ended());
+            self.is_inline() || self.become_driver(false).wait_until(deadline, || self.lock().has_ended());
         let has_recorded = has_ended && self.wait_for_records(deadline);
         logs::deliver(deadline);
         has_recorded
@@ -240,9 +239,10 @@ impl Dispatcher {
     /// Dispatches chunks to workers that have room, and queues the rest.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_not_forked()?;
-        if self.is_inline {
+        if let Some(inline) = &self.inline {
             self.lock().check_open()?;
-            chunks.for_each(run_chunk);
+            inline.make_ready()?;
+            chunks.for_each(|chunk| inline.run_chunk(chunk));
             return Ok(());
         }
         self.change(|state| state.submit(chunks))
@@ -256,8 +256,9 @@ impl Dispatcher {
         make_chunk: impl Fn(u64) -> Result<Chunk>,
     ) -> Result<u64> {
         self.check_not_forked()?;
-        if self.is_inline {
+        if let Some(inline) = &self.inline {
             self.submit([make_chunk(0)?].into_iter())?;
+            inline.add(initializer);
             return Ok(1);
         }
         self.change(|state| {
