@@ -3,6 +3,7 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::{Error, Process, Result, Server, SharedSlice, pipe};
+use nix::errno::Errno;
 
 use super::{Counter, block};
 use crate::support::{BadValue, METHODS, Outcome, TEST_TIMEOUT, trials};
@@ -20,6 +21,7 @@ trials![
     values_of_any_size_come_and_go,
     values_that_do_not_travel_are_errors_of_their_call,
     calls_beyond_the_capacity_wait,
+    a_method_that_waits_for_its_own_server_gets_an_error,
     a_call_with_a_time_limit_ends_on_time,
     a_time_limit_holds_while_another_thread_waits_for_room,
     a_caller_that_takes_no_results_delays_no_other,
@@ -44,6 +46,31 @@ fn a_server_starts_by_every_method() -> Outcome {
         assert_eq!(counter.call(Counter::add, (1,))?, 2);
     }
     assert!(Server::builder().capacity(0).spawn(Counter::new, (1,)).is_err());
+    Ok(())
+}
+
+fn a_method_that_waits_for_its_own_server_gets_an_error() -> Outcome {
+    for method in METHODS {
+        let counter = Server::builder().capacity(2).start_method(method).spawn(Counter::new, (1,))?;
+        let call =
+            |_: &mut Counter, own: Server<Counter>| own.call(Counter::total, ()).map_err(|e| e.to_string());
+        let error = counter.call(call, (counter.clone(),))?.unwrap_err();
+        assert!(error.contains("of the same server"), "{error}");
+        let deadlock = |_: &mut Counter, own: Server<Counter>| {
+            let timed = own.call_timeout(Counter::total, (), TEST_TIMEOUT).unwrap_err();
+            let handle =
+                own.submit(Counter::add, (5,)).and_then(multiproc::server::CallHandle::get).unwrap_err();
+            [timed, handle].map(|error| error.os_error())
+        };
+        assert_eq!(counter.call(deadlock, (counter.clone(),))?, [Some(Errno::EDEADLK as i32); 2]);
+        // What it has submitted runs after it, and a full queue is an error at once.
+        assert_eq!(counter.call(Counter::total, ())?, 6);
+        let fill = |_: &mut Counter, own: Server<Counter>| {
+            (0..10).map(|_| own.submit(Counter::total, ())).find_map(Result::err).map(|error| error.is_full())
+        };
+        assert_eq!(counter.call(fill, (counter.clone(),))?, Some(true));
+        assert_eq!(counter.call(Counter::total, ())?, 6);
+    }
     Ok(())
 }
 

@@ -38,7 +38,9 @@
 //!
 //! # Order
 //!
-//! Calls run one at a time. Those of one thread run in its order; those of several interleave.
+//! Calls run one at a time. Those of one thread run in its order; those of several interleave. So a method that
+//! calls its own server would wait for itself, which is an error (`EDEADLK`). **Two servers whose methods call each
+//! other can wait for each other without end**: give one of the calls a [time limit](Server::call_timeout).
 //!
 //! # Death
 //!
@@ -182,13 +184,15 @@ impl<S: 'static> Server<S> {
     /// When the method panics ([`Error::is_panic`]); when an earlier one did ([`Error::is_poisoned`]); when the
     /// server dies ([`ErrorKind::Died`](crate::ErrorKind::Died)) or was stopped ([`Error::is_closed`]); when
     /// the arguments or the result cannot be encoded or decoded; and when the kernel refuses memory or a
-    /// descriptor.
+    /// descriptor. In a method of the same server, which would wait for itself, [`Error::os_error`] is
+    /// `EDEADLK`.
     pub fn call<F, Args, R>(&self, method: F, args: Args) -> Result<R>
     where
         F: RemoteMethod<S, Args, R>,
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        self.connection.check_can_wait()?;
         self.submit(method, args)?.get()
     }
 
@@ -216,6 +220,7 @@ impl<S: 'static> Server<S> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        self.connection.check_can_wait()?;
         let deadline = Deadline::after(time);
         let result = self.send(method, &args, deadline)?.take(deadline)?;
         result.ok_or_else(|| Error::timeout("get a call's result"))

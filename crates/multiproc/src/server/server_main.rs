@@ -1,6 +1,7 @@
 //! The server process: makes the state, and runs one call after the other on it.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -51,8 +52,20 @@ const TRIES: u32 = 500;
 /// The interval between two tries.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
+thread_local! {
+    /// Whether this thread runs the methods of the process's server.
+    static IS_SERVING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread runs the methods of the server with this page.
+pub(super) fn is_serving(page: StatusPage<'_>) -> bool {
+    IS_SERVING.get() && page.pid() == own_pid()
+}
+
 /// Serves until the last handle is gone or the server is stopped. Returns why it cannot go on.
 pub(super) fn serve(start: Start) -> Option<Error> {
+    IS_SERVING.set(true);
+    StatusPage(&start.memory).set_pid(own_pid());
     let mut server = match Server::new(start) {
         Ok(server) => server,
         Err(error) => return Some(error),

@@ -9,9 +9,12 @@ mod wait;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::death::{Fate, await_fate, monitor_has_ended};
 use super::inbox::{Call, Inbox};
 use super::message::{self, Connect, Request};
+use super::server_main::is_serving;
 use super::status_page::{CallId, StatusPage};
 use crate::channel::{Message, ReceiverCore, SenderCore};
 use crate::error::{Cause, Error, Result};
@@ -43,6 +46,14 @@ impl Connection {
         Self { name, requests, caller, process, inbox: Mutex::default(), changed: Condvar::new() }
     }
 
+    /// Fails in a method of this server: its reply would come after the method's end.
+    pub(super) fn check_can_wait(&self) -> Result<()> {
+        if is_serving(self.page()) {
+            return Err(Error::os("wait in a method for another call of the same server", Errno::EDEADLK));
+        }
+        Ok(())
+    }
+
     fn check_not_forked(&self) -> Result<()> {
         if ThreadId::current_and_process().1 == self.process {
             return Ok(());
@@ -66,6 +77,8 @@ impl Connection {
         encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
     ) -> Result<u64> {
         self.check_not_forked()?;
+        // A method must not wait for room that its own end would make.
+        let deadline = if is_serving(self.page()) { Deadline::now() } else { deadline };
         // Encoding runs user code, so no lock is held. The number of the call is filled in afterwards.
         let mut buffer = Scratch::borrow();
         request.write(CallId { caller: self.caller, call: 0 }, &mut buffer.0);

@@ -24,7 +24,8 @@ impl Connection {
     /// calls stay open: the next wait connects again, or receives the reply, of which the call's number may be in
     /// memory that comes with a descriptor.
     pub(in crate::server) fn wait(&self, call: u64, deadline: Deadline) -> Option<Reply> {
-        if let Err(error) = self.check_not_forked() {
+        let may_wait = if deadline.is_over() { Ok(()) } else { self.check_can_wait() };
+        if let Err(error) = self.check_not_forked().and(may_wait) {
             return Some(Err(error));
         }
         let mut inbox = self.lock();
