@@ -2,12 +2,12 @@
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use super::call::{Call, ResultBatch};
 use super::chunk::{Body, Chunk};
 use super::item_loop::ItemLoop;
-use super::state;
+use super::state::{self, PoolKey};
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, begin_frame, end_frame};
 use crate::ipc::wire::{self, SharedFd};
@@ -19,32 +19,36 @@ use crate::task::initializer::Initializer;
 
 /// The threads that submit items to an inline pool, in place of its workers. Each runs the initializers once,
 /// and has a state of its own.
-pub(crate) struct InlineWorkers(Mutex<Vec<Initializer>>);
+pub(crate) struct InlineWorkers {
+    /// Its key, while it lives.
+    pool: Arc<()>,
+    initializers: Mutex<Vec<Initializer>>,
+}
 
 thread_local! {
     /// The pools whose initializers this thread has run.
-    static READY: RefCell<Vec<Weak<InlineWorkers>>> = const { RefCell::new(Vec::new()) };
+    static READY: RefCell<Vec<PoolKey>> = const { RefCell::new(Vec::new()) };
 }
 
 impl InlineWorkers {
-    pub(crate) fn new(initializers: Vec<Initializer>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(initializers)))
+    pub(crate) fn new(initializers: Vec<Initializer>) -> Self {
+        Self { pool: Arc::new(()), initializers: Mutex::new(initializers) }
     }
 
     /// Runs the initializers if this thread has not done so. Returns their error, then and at the next call.
-    pub(crate) fn make_ready(self: &Arc<Self>) -> Result<()> {
-        let this = Arc::downgrade(self);
+    pub(crate) fn make_ready(&self) -> Result<()> {
+        let this = Arc::downgrade(&self.pool);
         if READY.with_borrow(|ready| ready.iter().any(|other| other.ptr_eq(&this))) {
             return Ok(());
         }
         // At once, since an initializer may use the pool. A pool that has ended is forgotten.
         READY.with_borrow_mut(|ready| {
             ready.retain(|other| other.strong_count() > 0);
-            ready.push(Weak::clone(&this));
+            ready.push(PoolKey::clone(&this));
         });
-        let initializers = lock(&self.0).clone();
+        let initializers = lock(&self.initializers).clone();
         let run = |all: Vec<Initializer>| all.into_iter().try_for_each(|first| inline::run(|| first.run()));
-        state::within(self, || run(initializers)).map_err(|error| {
+        state::within(&self.pool, || run(initializers)).map_err(|error| {
             READY.with_borrow_mut(|ready| ready.retain(|other| !other.ptr_eq(&this)));
             error.during_startup()
         })
@@ -52,12 +56,17 @@ impl InlineWorkers {
 
     /// Later threads run this one, too.
     pub(crate) fn add(&self, initializer: Initializer) {
-        lock(&self.0).push(initializer);
+        lock(&self.initializers).push(initializer);
+    }
+
+    /// Drops the state of this thread.
+    pub(crate) fn drop_state(&self) {
+        state::drop_inline_state(&self.pool);
     }
 
     /// Runs every item, and delivers the results.
-    pub(crate) fn run_chunk(self: &Arc<Self>, chunk: Chunk) {
-        state::within(self, || run_chunk(chunk));
+    pub(crate) fn run_chunk(&self, chunk: Chunk) {
+        state::within(&self.pool, || run_chunk(chunk));
     }
 }
 

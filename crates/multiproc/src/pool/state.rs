@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, Weak};
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
-use super::inline::InlineWorkers;
 use crate::spawn::supervisor::lock;
 use crate::sys::entry::zst_instance;
 use crate::task::method::RemoteMethod;
@@ -44,8 +43,8 @@ pub struct State<S>(PhantomData<fn(S)>);
     note = "in a pool with a state, the first parameter is a `&mut` of that state",
     note = "arguments and result must implement serde's `Serialize` and `Deserialize`, and own their data: \
             `String`, not `&str`",
-    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts any error \
-            into that",
+    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts almost any \
+            error into that",
     note = "a function has at most eight arguments: put more into a struct"
 )]
 pub trait PoolFn<M, Args, R>: sealed_pool::Function<M, Args, R> + Copy {
@@ -88,8 +87,8 @@ where
     }
 }
 
-/// The inline pool that an item or initializer belongs to; dangling in a worker.
-type PoolKey = Weak<InlineWorkers>;
+/// Identifies an inline pool, as long as that holds the strong side; dangling in a worker.
+pub(super) type PoolKey = Weak<()>;
 
 struct Entry {
     pool: PoolKey,
@@ -110,7 +109,7 @@ fn is_in_worker(pool: &PoolKey) -> bool {
 }
 
 /// Calls `f`, which runs items or initializers of an inline pool.
-pub(super) fn within<R>(pool: &Arc<InlineWorkers>, f: impl FnOnce() -> R) -> R {
+pub(super) fn within<R>(pool: &Arc<()>, f: impl FnOnce() -> R) -> R {
     /// The pool whose code is below in the stack.
     struct Outer(PoolKey);
 
@@ -206,7 +205,7 @@ pub(crate) fn drop_worker_state() {
 }
 
 /// Drops this thread's state of an inline pool.
-pub(super) fn drop_inline_state(pool: &Arc<InlineWorkers>) {
+pub(super) fn drop_inline_state(pool: &Arc<()>) {
     remove(|entry| ptr::eq(entry.pool.as_ptr(), Arc::as_ptr(pool)));
 }
 

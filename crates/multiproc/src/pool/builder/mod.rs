@@ -29,8 +29,8 @@ use crate::sys::limit::effective_memory_limit;
 use crate::sys::signals::with_signals_blocked;
 use crate::task::RemoteFn;
 
-/// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A value of 0 is an error of
-/// [`build`](Self::build).
+/// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number of 0 is an error of
+/// [`build`](Self::build), but for [`min_workers`](Self::min_workers).
 #[must_use]
 pub struct PoolBuilder<M = NoState> {
     /// Without a number, `start` asks how many CPUs there are: reading that takes as long as a fork.

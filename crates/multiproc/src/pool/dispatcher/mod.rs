@@ -22,7 +22,6 @@ use super::completions::Completions;
 use super::inline::InlineWorkers;
 use super::recording::{RecordOptions, Recording};
 use super::scheduler::{Policy, PollResult, Scheduler};
-use super::state::drop_inline_state;
 use super::stats::PoolStats;
 use crate::error::{Cause, Error, Result};
 use crate::logs;
@@ -56,7 +55,7 @@ pub(crate) struct Dispatcher {
     /// Forks the workers, if they have a preloaded state.
     preload_server: Option<PreloadServer>,
     /// Each item runs in the thread that submits it, and there is no other worker.
-    inline: Option<Arc<InlineWorkers>>,
+    inline: Option<InlineWorkers>,
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
     /// A forked copy of this process must not use the pool.
@@ -76,8 +75,8 @@ impl Dispatcher {
         let initializers = config.preload.iter().chain(&config.policy.initializers).cloned().collect();
         let workers = InlineWorkers::new(initializers);
         let policy = Policy { workers: 1, ..config.policy };
-        let dispatcher = Self::new(Config { policy, ..config }, Some(Arc::clone(&workers)))?;
-        if let Err(error) = workers.make_ready() {
+        let dispatcher = Self::new(Config { policy, ..config }, Some(workers))?;
+        if let Some(Err(error)) = dispatcher.inline.as_ref().map(InlineWorkers::make_ready) {
             dispatcher.lock().give_up(&error);
         }
         Ok(dispatcher)
@@ -104,7 +103,7 @@ impl Dispatcher {
         Ok(dispatcher)
     }
 
-    fn new(config: Config, inline: Option<Arc<InlineWorkers>>) -> Result<Arc<Self>> {
+    fn new(config: Config, inline: Option<InlineWorkers>) -> Result<Arc<Self>> {
         let Config { options, mut policy, preload, max_pending, record } = config;
         if inline.is_none() {
             policy.recording = record.recording(preload.iter().chain(&policy.initializers))?;
@@ -144,7 +143,7 @@ impl Dispatcher {
 
     /// Drops the state that this thread has in inline mode.
     pub(crate) fn drop_inline_state(&self) {
-        self.inline.iter().for_each(drop_inline_state);
+        self.inline.iter().for_each(InlineWorkers::drop_state);
     }
 
     pub(crate) fn workers(&self) -> usize {
