@@ -117,7 +117,7 @@
 //! data (`serde_json::Value`), travels in a larger and slower encoding with names. The sender decodes such a
 //! value once before sending it, and a value that would not arrive unchanged is an error that names the
 //! attribute: a 128-bit number inside `tag`, `untagged` or `flatten`, a variant of an `untagged` enum that an
-//! earlier one matches, or a left-out field without `default`. To detect such types, a process once decodes
+//! earlier one matches, or a left-out field without `default`. A field with `#[serde(skip)]` arrives as its default. To detect such types, a process once decodes
 //! and encodes made-up values of each type that it sends, so `Deserialize` should have no side effects. A
 //! hand-written `Serialize` and `Deserialize` must have the same parts in the same order. A value may be 128
 //! levels deep (structs, tuples, sequences, maps, options and variants inside one another), which does not

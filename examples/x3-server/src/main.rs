@@ -15,10 +15,12 @@ impl Bank {
     }
 
     fn transfer(&mut self, from: String, to: String, amount: i64) -> Option<i64> {
-        let left = self.0.get(&from)? - amount;
+        if !self.0.contains_key(&to) {
+            return None;
+        }
+        *self.0.get_mut(&from)? -= amount;
         *self.0.get_mut(&to)? += amount;
-        self.0.insert(from, left);
-        Some(left)
+        self.0.get(&from).copied()
     }
 
     fn balance(&mut self, name: String) -> i64 {

@@ -1,6 +1,7 @@
 //! An HTTP service under tokio hands each request to a pool; a request that crashes its worker gets an error.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -10,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use multiproc::Pool;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::time::sleep;
 
 /// Runs in a worker. Zero crashes it, as a bug in a C library would.
 fn smallest_factor(number: u64) -> u64 {
@@ -35,9 +37,12 @@ async fn respond(pool: Arc<Pool>, request: Request<Incoming>) -> hyper::http::Re
     Response::builder().status(status).body(text)
 }
 
-async fn serve(listener: TcpListener, pool: Arc<Pool>) -> std::io::Result<()> {
+async fn serve(listener: TcpListener, pool: Arc<Pool>) {
     loop {
-        let (stream, _) = listener.accept().await?;
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(Duration::from_millis(100)).await; // until there is a descriptor for it
+            continue;
+        };
         let pool = Arc::clone(&pool);
         let service = service_fn(move |request| respond(Arc::clone(&pool), request));
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));

@@ -43,7 +43,7 @@ impl Demo {
         for host in ["left", "right"] {
             let mut agent = Command::new(std::env::current_exe()?);
             agent.env("MULTIPROC_AGENT", &url).env("MULTIPROC_AGENT_HOST", host);
-            processes.insert(0, Running::start(&mut agent)?);
+            processes.insert(0, Running::start(&mut agent)?); // agents end before their server
         }
         let folder = tempfile::tempdir()?;
         paint(folder.path(), 12)?;

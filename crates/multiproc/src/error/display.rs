@@ -51,7 +51,8 @@ impl Error {
             }
             Cause::NotInitialised => f.write_str(
                 "cannot start a child process: call multiproc::init() as the first line of main, \
-                 so that a child runs its task there and not the whole program again",
+                 so that a child runs its task there and not the whole program again (in tests: \
+                 multiproc::init_for_tests!())",
             ),
             Cause::Start(why) => write!(f, "{who} did not start: {why}"),
             Cause::Signal(signal) => write!(f, "{who} was killed by {}{doing}{limit}", signal_name(*signal)),
@@ -82,7 +83,7 @@ impl Error {
             Cause::Timeout(operation) => write!(f, "timed out waiting to {operation}"),
             Cause::Full(channel) => write!(f, "the {channel} is full"),
             Cause::Empty(channel) => write!(f, "the {channel} is empty"),
-            Cause::Disconnected(which) => write!(f, "every {which} is gone"),
+            Cause::Disconnected(which) => write!(f, "every {which} is gone, or it was closed"),
             Cause::Closed => f.write_str("the pool is closed"),
             Cause::ReplyLost => {
                 write!(f, "{who} was made again, and the reply of its earlier process is lost")

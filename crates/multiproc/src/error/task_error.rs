@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use crate::impl_serde::impl_serde;
 
-/// The error of a task that can fail: any error becomes one by `?`, and it arrives as its chain of texts.
+/// The error of a task that can fail: almost any error becomes one by `?`, and arrives as its chain of texts.
 ///
 /// A function that runs in another process returns a value that serde can encode, which `io::Error`,
 /// `anyhow::Error` and `Box<dyn Error>` are not. So let it return `Result<T, TaskError>`. What arrives is a

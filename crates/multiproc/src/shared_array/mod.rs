@@ -145,12 +145,12 @@ impl<T: Pod> SharedArray<T> {
     /// Splits the array into two exclusive chunks, before the element `middle`.
     ///
     /// # Errors
-    /// As [`chunks_mut`](Self::chunks_mut); and when `middle` is beyond the end.
+    /// As [`chunks_mut`](Self::chunks_mut); and when the array is empty, or `middle` is beyond its end.
     pub fn split_at(&mut self, middle: usize) -> Result<[ArrayChunk<T>; 2]> {
         let rest = self.length.checked_sub(middle);
         let rest =
             rest.ok_or_else(|| Error::invalid(format!("element {middle} is beyond the end of the array")))?;
-        let source = self.begin_chunks(2)?.ok_or_else(|| Error::invalid("an empty array has no chunks"))?;
+        let source = self.begin_chunks(2)?.ok_or_else(|| Error::invalid("an empty array cannot be split"))?;
         Ok([source.chunk(0, 0, middle), source.chunk(1, middle, rest)])
     }
 

@@ -82,8 +82,8 @@ use crate::sys::failpoint::{self, Failpoint};
     note = "a closure must capture nothing: pass what it needs as arguments (`move` does not help)",
     note = "arguments and result must implement serde's `Serialize` and `Deserialize`, and own their data: \
             `String`, not `&str`",
-    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts any error \
-            into that",
+    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts almost any \
+            error into that",
     note = "a function has at most eight arguments: put more into a struct"
 )]
 pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {

@@ -254,7 +254,8 @@ fn describe(
     match survives_round_trip(value, &out[before..]) {
         Ok(false) => Err(codec::Error::new(
             "another value would arrive, because of an attribute of its type: `untagged` takes the first \
-             variant that fits, and `default` need not be what `skip_serializing_if` leaves out",
+             variant that fits, `default` need not be what `skip_serializing_if` leaves out, and `with` or \
+             `deserialize_with` need not read what was written",
         )),
         Err(why) if must_decode => Err(codec::Error::new(refusal(&why))),
         Ok(true) | Err(_) => Ok(()),
