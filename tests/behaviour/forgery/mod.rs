@@ -39,6 +39,9 @@ thread_local! {
 
 impl<T: Serialize> Serialize for Forged<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.values.is_empty() {
+            return self.json.serialize(serializer); // as it came, so the type needs no names
+        }
         let mut json = serde_json::to_value(&*self.values).map_err(S::Error::custom)?;
         (self.forge)(&mut json);
         json.to_string().serialize(serializer)

@@ -2,9 +2,13 @@
 //! indices into their lists.
 
 use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::fstat;
 
 use crate::error::{Error, Result};
 use crate::impl_serde::impl_serde;
@@ -15,7 +19,7 @@ use crate::impl_serde::impl_serde;
 pub(crate) struct SharedFd(Arc<OwnedFd>);
 
 /// What an attachment encodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// A descriptor that users may read and write.
     Fd,
@@ -63,6 +67,8 @@ pub(super) struct Outgoing {
     is_carried: bool,
     /// Whether only the library's own types are being encoded.
     is_internal: bool,
+    /// Whether the value is only [tried](attempt), so that this goes to the incoming side's [`Trial`].
+    is_trial: bool,
     beside: Option<Box<Beside<SharedFd, Attachment>>>,
 }
 
@@ -72,6 +78,21 @@ pub(super) struct Incoming {
     /// Whether only the library's own types are being decoded.
     is_internal: bool,
     beside: Option<Box<Beside<Option<OwnedFd>, Option<Attachment>>>>,
+    /// If present, the value is only [tried](attempt).
+    trial: Option<Box<Trial>>,
+}
+
+/// What a value has beside it while this process tries whether it would arrive: encoding it puts it here, and
+/// decoding it takes it from here.
+///
+/// In the value stands a hash of each instead of an index. So two encodings can be compared, although a hash
+/// map changes the order of its entries. The hashes differ from round to round: a number that has taken the
+/// place of a descriptor stays the same.
+#[derive(Default)]
+struct Trial {
+    round: u8,
+    descriptors: Vec<(u32, SharedFd)>,
+    attachments: Vec<(u32, Attachment)>,
 }
 
 pub(super) struct Beside<D, A> {
@@ -81,10 +102,12 @@ pub(super) struct Beside<D, A> {
 
 thread_local! {
     static OUTGOING: List<Outgoing> = const {
-        RefCell::new(ManuallyDrop::new(Outgoing { is_carried: false, is_internal: false, beside: None }))
+        RefCell::new(ManuallyDrop::new(
+            Outgoing { is_carried: false, is_internal: false, is_trial: false, beside: None }
+        ))
     };
     static INCOMING: List<Incoming> = const {
-        RefCell::new(ManuallyDrop::new(Incoming { is_internal: false, beside: None }))
+        RefCell::new(ManuallyDrop::new(Incoming { is_internal: false, beside: None, trial: None }))
     };
 }
 
@@ -106,7 +129,7 @@ pub(super) fn collect(
     encode: impl FnOnce() -> Result<()>,
 ) -> Result<Beside<SharedFd, Attachment>> {
     OUTGOING.with(|list| {
-        let scope = FdScope::begin(list, Outgoing { is_carried: true, is_internal, beside: None });
+        let scope = FdScope::begin(list, Outgoing { is_carried: true, is_internal, ..Outgoing::default() });
         encode()?;
         Ok(scope.end().beside.map(|beside| *beside).unwrap_or_default())
     })
@@ -124,7 +147,7 @@ pub(super) fn provide<R>(
         Box::new(Beside { descriptors, attachments: attachments.into_iter().map(Some).collect() })
     });
     INCOMING.with(|list| {
-        let _scope = FdScope::begin(list, Incoming { is_internal, beside });
+        let _scope = FdScope::begin(list, Incoming { is_internal, beside, trial: None });
         decode()
     })
 }
@@ -137,6 +160,27 @@ pub(super) fn isolate<R>(f: impl FnOnce() -> R) -> R {
             f()
         })
     })
+}
+
+/// Calls `f`, which encodes values and decodes what it has encoded, with what they have beside them.
+pub(super) fn attempt<R>(f: impl FnOnce() -> R) -> R {
+    INCOMING.with(|list| {
+        let _incoming = FdScope::begin(list, Incoming { trial: Some(Box::default()), ..Incoming::default() });
+        OUTGOING.with(|list| {
+            let _outgoing =
+                FdScope::begin(list, Outgoing { is_carried: true, is_trial: true, ..Outgoing::default() });
+            f()
+        })
+    })
+}
+
+/// From here on, other numbers stand in the values that are tried.
+pub(super) fn begin_round() {
+    with_trial(|trial| trial.round += 1);
+}
+
+fn with_trial<R>(f: impl FnOnce(&mut Trial) -> R) -> Option<R> {
+    INCOMING.with_borrow_mut(|incoming| incoming.trial.as_deref_mut().map(f))
 }
 
 /// Forgets what a value has beside it: its encoding has failed.
@@ -183,34 +227,81 @@ pub(super) fn decode_internally<R>(decode: impl FnOnce() -> R) -> R {
 /// Puts an attachment beside the value that is being encoded, and returns its index. `None` if its transport
 /// does not carry any.
 pub(super) fn attach(attachment: Attachment) -> Option<u32> {
+    if is_encoding_on_trial() {
+        return with_trial(|trial| {
+            let key = trial.key((attachment.kind, &attachment.bytes));
+            trial.attachments.push((key, attachment));
+            key
+        });
+    }
     OUTGOING.with_borrow_mut(|outgoing| push(&mut outgoing.beside()?.attachments, attachment))
 }
 
 /// Takes an attachment of the value that is being decoded, if it is of this kind.
 pub(super) fn detach(index: u32, kind: Kind) -> Option<Attachment> {
-    let index = usize::try_from(index).ok()?;
     INCOMING.with_borrow_mut(|incoming| {
+        if let Some(trial) = &mut incoming.trial {
+            return take(&mut trial.attachments, index, |attachment| attachment.kind == kind);
+        }
+        let index = usize::try_from(index).ok()?;
         incoming.beside.as_mut()?.attachments.get_mut(index)?.take_if(|attachment| attachment.kind == kind)
     })
 }
 
 /// Puts a descriptor beside the value that is being encoded; as [`attach`].
 pub(super) fn push_descriptor(fd: &SharedFd) -> Option<u32> {
+    if is_encoding_on_trial() {
+        return with_trial(|trial| {
+            let key = trial.key(identity(fd.as_fd()));
+            trial.descriptors.push((key, fd.clone()));
+            key
+        });
+    }
     OUTGOING.with_borrow_mut(|outgoing| push(&mut outgoing.beside()?.descriptors, fd.clone()))
 }
 
 /// Takes a descriptor of the value that is being decoded.
 pub(super) fn take_descriptor(index: u32) -> Option<SharedFd> {
-    let index = usize::try_from(index).ok()?;
-    let taken =
-        INCOMING.with_borrow_mut(|incoming| incoming.beside.as_mut()?.descriptors.get_mut(index)?.take());
-    taken.map(SharedFd::from)
+    INCOMING.with_borrow_mut(|incoming| {
+        if let Some(trial) = &mut incoming.trial {
+            return take(&mut trial.descriptors, index, |_| true);
+        }
+        let index = usize::try_from(index).ok()?;
+        incoming.beside.as_mut()?.descriptors.get_mut(index)?.take().map(SharedFd::from)
+    })
+}
+
+fn is_encoding_on_trial() -> bool {
+    OUTGOING.with_borrow(|outgoing| outgoing.is_trial)
+}
+
+/// Takes the first one with this key that fits.
+fn take<T>(from: &mut Vec<(u32, T)>, key: u32, fits: impl Fn(&T) -> bool) -> Option<T> {
+    let index = from.iter().position(|(other, part)| *other == key && fits(part))?;
+    Some(from.remove(index).1)
+}
+
+/// What a descriptor and its duplicates have in common, and few others: the device and inode of its file, and
+/// how it may be accessed.
+fn identity(fd: BorrowedFd<'_>) -> impl Hash {
+    let file = fstat(fd).ok().map(|status| (status.st_dev, status.st_ino));
+    let access = fcntl(fd, FcntlArg::F_GETFL).ok().map(|flags| flags & OFlag::O_ACCMODE.bits());
+    (file, access)
 }
 
 fn push<T>(list: &mut Vec<T>, element: T) -> Option<u32> {
     let index = u32::try_from(list.len()).ok()?;
     list.push(element);
     Some(index)
+}
+
+impl Trial {
+    #[allow(clippy::cast_possible_truncation)] // any part of a hash is one
+    fn key(&self, of: impl Hash) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        (self.round, of).hash(&mut hasher);
+        hasher.finish() as u32
+    }
 }
 
 impl Outgoing {
