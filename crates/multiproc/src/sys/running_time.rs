@@ -19,7 +19,7 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) const LONGEST_GAP: Duration = Duration::from_millis(750);
 
 /// An instant of this clock.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct RunningTime(Duration);
 
 impl RunningTime {

@@ -1,6 +1,7 @@
 //! The queue of chunks that no worker has yet.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem::{replace, take};
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -24,9 +25,16 @@ pub(super) struct Backlog {
     front: usize,
     /// The number of withdrawn chunks in the queues.
     withdrawn: usize,
-    /// Chunks that enter the queue at an instant, the next one first.
-    pausing: VecDeque<(RunningTime, Chunk)>,
+    /// Chunks that enter the queue at an instant.
+    pausing: BTreeMap<Pause, Chunk>,
+    /// The same by the [address] of their calls, so that a call's are found among those of many calls.
+    pauses_of_calls: BTreeSet<(usize, Pause)>,
+    /// The number of pauses that have begun.
+    pauses: u64,
 }
+
+/// When a pause ends, and its number.
+type Pause = (RunningTime, u64);
 
 /// The chunks of a priority, in the order of their keys.
 struct Queue {
@@ -93,14 +101,16 @@ impl Backlog {
                 self.put_back(vec![chunk]);
                 continue;
             };
-            let index = self.pausing.partition_point(|(other, _)| *other <= until);
-            self.pausing.insert(index, (until, chunk));
+            self.pauses += 1;
+            let pause = (until, self.pauses);
+            self.pauses_of_calls.insert((address(&chunk.call), pause));
+            self.pausing.insert(pause, chunk);
         }
     }
 
     /// When the next pause ends.
     pub(super) fn pauses_until(&self) -> Option<RunningTime> {
-        self.pausing.front().map(|(until, _)| *until)
+        self.pausing.first_key_value().map(|((until, _), _)| *until)
     }
 
     /// Puts back the chunks whose pause is over; returns whether there were any.
@@ -112,10 +122,14 @@ impl Backlog {
     #[cold]
     fn end_pauses_now(&mut self) -> bool {
         let now = RunningTime::now();
-        let over = self.pausing.partition_point(|(until, _)| *until <= now);
-        let chunks: Vec<_> = self.pausing.drain(..over).map(|(_, chunk)| chunk).collect();
-        self.put_back(chunks);
-        over > 0
+        let later = self.pausing.split_off(&(now, u64::MAX));
+        let over = replace(&mut self.pausing, later);
+        for (pause, chunk) in &over {
+            self.pauses_of_calls.remove(&(address(&chunk.call), *pause));
+        }
+        let is_any = !over.is_empty();
+        self.put_back(over.into_values().collect());
+        is_any
     }
 
     /// The next chunk to dispatch.
@@ -167,7 +181,7 @@ impl Backlog {
 
     /// The number of items in a pause.
     pub(super) fn pausing(&self) -> u64 {
-        self.pausing.iter().map(|(_, chunk)| u64::from(chunk.count)).sum()
+        self.pausing.values().map(|chunk| u64::from(chunk.count)).sum()
     }
 
     /// The number of items that wait for a worker, counted up to `most`.
@@ -194,15 +208,18 @@ impl Backlog {
 
     /// Fails the pausing items of a call with `error`; returns whether there were any.
     pub(super) fn fail_pausing(&mut self, call: &Arc<Call>, error: &Error) -> bool {
-        let before = self.pausing.len();
-        self.pausing.retain(|(_, chunk)| {
-            let stays = !Arc::ptr_eq(&chunk.call, call);
-            if !stays {
+        let call = address(call);
+        let mut is_any = false;
+        while let Some(&(other, pause)) = self.pauses_of_calls.range((call, Pause::default())..).next()
+            && other == call
+        {
+            self.pauses_of_calls.remove(&(call, pause));
+            if let Some(chunk) = self.pausing.remove(&pause) {
                 chunk.fail(error);
+                is_any = true;
             }
-            stays
-        });
-        self.pausing.len() < before
+        }
+        is_any
     }
 
     /// Fails every waiting item with `error`.
@@ -212,9 +229,17 @@ impl Backlog {
             chunk.call.leave_backlog(1);
             chunk.fail(error);
         }
-        self.pausing.drain(..).for_each(|(_, chunk)| chunk.fail(error));
+        self.pauses_of_calls.clear();
+        for chunk in take(&mut self.pausing).into_values() {
+            chunk.fail(error);
+        }
         self.withdrawn = 0;
     }
+}
+
+/// Identifies a call, as long as there is a chunk of it.
+fn address(call: &Arc<Call>) -> usize {
+    Arc::as_ptr(call).addr()
 }
 
 /// Counts a chunk, unless its call is withdrawn.
@@ -314,20 +339,27 @@ mod tests {
         assert_eq!(drain(&mut backlog), [1, 0, 0, 0]);
     }
 
+    /// A call whose items are run again after this pause.
+    fn pausing_call(pause: Duration) -> Arc<Call> {
+        let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
+        let retry = RetryPolicy::new(9).backoff(pause, pause);
+        Call::new(task, Options { retry, ..Options::default() }, false)
+    }
+
+    /// A chunk of the call, whose worker has died.
+    fn dead(call: &Arc<Call>) -> Vec<Chunk> {
+        let died = |mut chunk: Chunk| {
+            chunk.deaths.push(Error::invalid("it died"));
+            chunk
+        };
+        chunk(call).map(died).collect()
+    }
+
     #[test]
     fn a_pausing_chunk_is_not_dispatched_before_its_pause_is_over() {
         const PAUSE: Duration = Duration::from_millis(20);
-        let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
-        let retry = |pause| RetryPolicy::new(9).backoff(pause, pause);
-        let call = |pause| Call::new(task, Options { retry: retry(pause), ..Options::default() }, false);
-        let dead = |call| -> Vec<_> {
-            let died = |mut chunk: Chunk| {
-                chunk.deaths.push(Error::invalid("it died"));
-                chunk
-            };
-            chunk(call).map(died).collect()
-        };
-        let (soon, late, other) = (call(PAUSE), call(Duration::MAX), call(Duration::ZERO));
+        let (soon, late, other) =
+            (pausing_call(PAUSE), pausing_call(Duration::MAX), pausing_call(Duration::ZERO));
         let mut backlog = Backlog::default();
         let end = RunningTime::after(PAUSE);
         backlog.run_again(dead(&late));
@@ -339,7 +371,7 @@ mod tests {
         while !backlog.end_pauses() {
             assert!(backlog.pauses_until().is_some_and(|until| Some(until) >= end));
         }
-        assert!(end.is_some_and(RunningTime::is_past));
+        assert!(end.is_some_and(RunningTime::is_past) && backlog.pauses_of_calls.len() == 1);
         assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &soon));
         backlog.pop_front();
         let error = Error::invalid("it is over");
@@ -348,6 +380,44 @@ mod tests {
         backlog.run_again(dead(&late));
         backlog.fail(&error);
         assert!(backlog.is_empty() && late.has_arrived());
+    }
+
+    #[test]
+    fn a_call_of_many_pausing_items_fails_alone_and_as_a_whole() {
+        let (many, one) = (pausing_call(Duration::MAX), pausing_call(Duration::MAX));
+        let mut backlog = Backlog::default();
+        for _ in 0..100 {
+            backlog.run_again(dead(&many));
+        }
+        backlog.run_again(dead(&one));
+        assert!(backlog.fail_pausing(&many, &Error::invalid("it is cancelled")));
+        assert!(backlog.pausing() == 1 && backlog.pauses_of_calls.len() == 1);
+        assert!(!one.has_arrived() && many.take().len() == 100);
+    }
+
+    /// The time for each of so many calls, each with one item in a pause, to cancel them one by one.
+    fn time_to_cancel(count: u32) -> Duration {
+        let calls: Vec<_> = (0..count).map(|_| pausing_call(Duration::MAX)).collect();
+        let mut backlog = Backlog::default();
+        for call in &calls {
+            backlog.run_again(dead(call));
+        }
+        let error = Error::invalid("it is cancelled");
+        let begun = Instant::now();
+        for call in calls.iter().rev() {
+            assert!(backlog.fail_pausing(call, &error));
+        }
+        let time = begun.elapsed();
+        assert!(backlog.is_empty() && backlog.pauses_of_calls.is_empty());
+        time / count
+    }
+
+    #[test]
+    fn to_cancel_a_pausing_item_does_not_take_longer_the_more_there_are() {
+        // Other load may slow down one of the two.
+        let ratio = |_| time_to_cancel(20_000).as_secs_f64() / time_to_cancel(1_000).as_secs_f64();
+        let ratios = [0, 1, 2].map(ratio);
+        assert!(ratios.iter().any(|&ratio| ratio < 4.0), "{ratios:?}");
     }
 
     fn calls(count: usize) -> Vec<Arc<Call>> {
