@@ -11,7 +11,7 @@ use std::thread::available_parallelism;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, cannot_run, eventually, trials};
 
 trials![
     a_program_without_init_starts_no_second_process,
@@ -222,7 +222,7 @@ fn group_of_one_cpu() -> Option<PathBuf> {
 
 fn a_pool_has_as_many_workers_as_the_control_groups_quota_has_cpus() -> Outcome {
     let Some(group) = group_of_one_cpu() else {
-        println!("skipped: this user may not make a control group with a limit of CPU time");
+        cannot_run("this user may not make a control group with a limit of CPU time");
         return Ok(());
     };
     let join_and_run = "echo $$ > $0/cgroup.procs && exec $1";

@@ -11,6 +11,7 @@ use multiproc::{Connection, Process, ProcessBuilder, RemoteFn, Result, StartMeth
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+pub(crate) use tests::cannot_run;
 
 /// How a test ends: it panics, returns an error, or passes.
 pub(crate) type Outcome<T = ()> = Result<T, Failed>;
@@ -39,13 +40,6 @@ pub(crate) use trials;
 pub(crate) fn trial(module: &str, name: &str, test: fn() -> Outcome) -> Trial {
     let name = format!("{}::{name}", module.trim_start_matches("behaviour::"));
     Trial::test(name.clone(), move || tests::watched(&name, test))
-}
-
-/// A test, or a part of it, cannot run here: it says so and passes, but fails if the variable
-/// `MULTIPROC_TEST_ALL` is set.
-pub(crate) fn cannot_run(why: &str) {
-    println!("skipped: {why}");
-    assert!(std::env::var_os("MULTIPROC_TEST_ALL").is_none(), "`MULTIPROC_TEST_ALL` is set: {why}");
 }
 
 /// Whether this user is root; without that, [the test cannot run](cannot_run).

@@ -2,21 +2,21 @@
 
 use std::process::{Command, Stdio};
 
+use tests::cannot_run;
+
 #[test]
 fn the_tests_pass_under_nextest() {
     let cargo = || Command::new(env!("CARGO"));
     let has_it = cargo().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !has_it.is_ok_and(|status| status.success()) {
-        println!("skipped: `cargo nextest` is not installed");
-        return;
+        return cannot_run("`cargo nextest` is not installed");
     }
     let mut tests = cargo();
     tests.args(["nextest", "run", "--workspace", "--test", "plain_harness", "--locked", "--no-fail-fast"]);
     let Ok(output) = tests.env_remove("NEXTEST_PROFILE").output() else { panic!("cannot run {tests:?}") };
     let report = String::from_utf8_lossy(&output.stderr);
     if report.contains("failed to download") {
-        println!("skipped: nextest reads the manifests of all packages, and there is no network for them");
-        return;
+        return cannot_run("nextest reads the manifests of all packages, and there is no network for them");
     }
     assert!(output.status.success() && report.contains(" passed"), "{tests:?}:\n{report}");
     assert!(!report.contains(" 0 tests run"), "{report}");

@@ -26,6 +26,13 @@ use nix::sys::time::TimeValLike;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
+/// A test, or a part of it, cannot run here: it says so and passes, but fails if the variable
+/// `MULTIPROC_TEST_ALL` is set.
+pub fn cannot_run(why: &str) {
+    println!("skipped: {why}");
+    assert!(std::env::var_os("MULTIPROC_TEST_ALL").is_none(), "`MULTIPROC_TEST_ALL` is set: {why}");
+}
+
 /// How long a whole test or fixture program may take. It measures nothing: it turns a hang into a
 /// failure.
 const LIMIT: Duration = Duration::from_secs(60);
