@@ -165,7 +165,8 @@ impl ReceiverCore {
 
     /// Discards the packets that an earlier receiver has left, which was killed when it had taken their frames.
     /// Until the next receiver finds the ring empty, or takes another frame with a packet, they hold their
-    /// descriptors open. Blocks until the lock is taken over from that one.
+    /// descriptors open. Blocks until the lock is taken over from that one. (A limit would gain nothing: as long
+    /// as a living thread is named as the lock's holder, a receiver cannot receive either.)
     pub(crate) fn discard_orphans(&self) -> Result<()> {
         if let Some(_guard) = self.0.endpoint.lock(Deadline::Never)? {
             self.0.endpoint.discard(|| self.next_packet());

@@ -90,7 +90,8 @@ impl Condvar {
     }
 
     /// As [`wait`](Self::wait), but waits for a notification for `time` at most. Returns also whether that
-    /// was over first. To take the mutex again may block for longer.
+    /// was over first. To take the mutex again blocks for as long as another thread holds it and lives, as with
+    /// the standard library's.
     ///
     /// # Errors
     /// Those of [`wait`](Self::wait).
@@ -105,7 +106,8 @@ impl Condvar {
     }
 
     /// As [`wait_while`](Self::wait_while), but waits for notifications for `time` at most. Returns also
-    /// whether `condition` still holds.
+    /// whether `condition` still holds. As with [`wait_timeout`](Self::wait_timeout), `time` does not cover
+    /// taking the mutex again.
     ///
     /// # Errors
     /// Those of [`wait`](Self::wait).
