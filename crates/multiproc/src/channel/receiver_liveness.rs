@@ -34,8 +34,9 @@ const NEXT_CHECK: usize = SCRATCH[1];
 const TAKEN_AT_CHECK: usize = SCRATCH[2];
 
 impl SenderCore {
-    /// Notes that a new channel's receivers have taken nothing.
+    /// Notes that a new channel's receivers have taken nothing, and that a check is due.
     pub(super) fn init_liveness(&self) {
+        self.0.endpoint.scratch(NEXT_CHECK).store(Position::START.frames, Relaxed);
         self.0.endpoint.scratch(TAKEN_AT_CHECK).store(Position::START.frames, Relaxed);
     }
 

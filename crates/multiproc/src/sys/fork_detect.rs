@@ -47,7 +47,8 @@ impl ForkDetector {
 
     /// A number that differs from those of all processes that this one is a forked copy of.
     pub(crate) fn generation(&self) -> u32 {
-        static LAST: AtomicU32 = AtomicU32::new(1); // that of `new`
+        // That of `new`. It grows only in a copy of a copy, so no process comes to its overflow.
+        static LAST: AtomicU32 = AtomicU32::new(1);
         let known = self.known_generation();
         if known != 0 {
             return known;

@@ -28,6 +28,7 @@ pub(crate) enum Exit {
 /// How often [`PidFd::wait_or_until`] asks whether to stop waiting.
 const EXIT_RECHECK: Duration = Duration::from_secs(1);
 
+/// Its overflow does no harm: only a change matters.
 static OBSERVED_EXITS: AtomicU32 = AtomicU32::new(0);
 
 /// A count that changes whenever this process sees another one's exit.

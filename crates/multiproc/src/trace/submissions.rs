@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::event::Event;
 use super::tracer::tracer;
 use crate::impl_serde::impl_serde;
+use crate::ipc::ring::just_before_overflow;
 use crate::sys::clock;
 
 /// Names a submission to the worker, in front of its items.
@@ -19,7 +20,8 @@ pub(crate) struct Tag {
 
 impl_serde!(struct Tag { flow, first });
 
-static NUMBER: AtomicU32 = AtomicU32::new(1);
+/// Of the next submission. (The id of the process beside it is not 0.)
+static NUMBER: AtomicU32 = AtomicU32::new(just_before_overflow(4));
 
 /// Items on their way to a worker.
 #[derive(Clone, Copy)]

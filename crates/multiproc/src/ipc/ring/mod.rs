@@ -295,10 +295,13 @@ pub(crate) const fn just_before_overflow(distance: u32) -> u32 {
     if cfg!(multiproc_faults) { 0_u32.wrapping_sub(distance) } else { 0 }
 }
 
+// The fault suite does not compile if it passes through no overflow.
+const _: () = assert!(!cfg!(multiproc_faults) || just_before_overflow(1) == u32::MAX);
+
 impl Position {
     /// Both positions of a new ring.
     pub(crate) const START: Self =
-        Self { frames: just_before_overflow(300), bytes: just_before_overflow(32 * 1024) };
+        Self { frames: just_before_overflow(8), bytes: just_before_overflow(32 * 1024) };
 
     /// Makes the position, and everything written before, visible to the other side.
     #[inline]
