@@ -250,7 +250,7 @@ impl Server {
 
     /// Waits until the callers have taken their replies, or are gone.
     fn flush_replies(&mut self) {
-        let deadline = Deadline::after(FLUSH_LIMIT);
+        let deadline = Deadline::limit(FLUSH_LIMIT);
         self.callers.drain().for_each(|(_, replies)| replies.flush(deadline));
     }
 

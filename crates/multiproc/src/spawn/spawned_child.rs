@@ -86,7 +86,8 @@ pub(crate) struct SpawnedChild {
 pub(crate) type Outcome = (Vec<u8>, Vec<OwnedFd>);
 
 /// How long [`SpawnedChild::wait`] waits for the end of a child that has sent its outcome: it flushes its
-/// output, and with `Spawn` runs exit handlers.
+/// output, and with `Spawn` runs exit handlers. Time for which the program is stopped counts: a program that
+/// asks seldom whether the child has ended does not read the other [clock](crate::sys::running_time).
 const LINGER_LIMIT: Duration = Duration::from_secs(5);
 
 impl SpawnedChild {

@@ -210,8 +210,8 @@ fn flush_from_time_to_time(tracer: &'static Tracer) {
 extern "C" fn flush_at_exit() {
     if let Some((tracer, writer)) = tracer().and_then(|tracer| Some((tracer, tracer.writer.as_ref()?))) {
         tracer.release_orphans();
-        while !tracer.flush(writer, Deadline::after(EXIT_TIME))
-            && writer.wait_for_room(Deadline::after(EXIT_TIME))
+        while !tracer.flush(writer, Deadline::limit(EXIT_TIME))
+            && writer.wait_for_room(Deadline::limit(EXIT_TIME))
         {}
     }
 }

@@ -118,7 +118,7 @@ impl Connection {
     fn open_call(&self, deadline: Deadline) -> Result<(u64, u64)> {
         // A call that does not wait for room waits for another thread that connects, which usually finds room.
         let patience = match deadline {
-            Deadline::Immediate => Deadline::after(CONNECT_TIME),
+            Deadline::Immediate => Deadline::limit(CONNECT_TIME),
             later => later,
         };
         let mut inbox = self.lock();
