@@ -3,15 +3,19 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use std::{iter, thread};
 
-use multiproc::{Pool, Result, as_completed};
+use multiproc::{Connection, Pool, Result, as_completed, pipe};
+use nix::sys::signal::Signal;
 
 use crate::futures::{blocked_task, square};
-use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials};
+use crate::support::{METHODS, Outcome, TEST_TIMEOUT, block, eventually, send_signal, trials};
 
 trials![
     as_completed_returns_results_as_they_arrive,
     as_completed_of_a_used_handle_ends,
+    a_death_is_one_result_of_as_completed,
+    as_completed_ends_with_its_pool,
     callbacks_run_once_each_and_may_panic,
     a_callback_learns_of_each_end_and_may_use_the_pool,
     a_handle_tells_whether_its_task_runs,
@@ -47,6 +51,70 @@ fn as_completed_of_a_used_handle_ends() -> Outcome {
     let mut results = as_completed([used]);
     assert!(results.next().unwrap().1.is_err());
     assert!(results.next().is_none());
+    Ok(())
+}
+
+/// Tells its process id, and blocks its worker until the other end is dropped.
+fn tell_pid_and_block(end: Connection<u32, ()>) -> u64 {
+    let _ = end.send(std::process::id());
+    let _ = end.recv();
+    0
+}
+
+fn square_or_die(number: u64) -> u64 {
+    if number.is_multiple_of(5) {
+        std::process::abort();
+    }
+    square(number)
+}
+
+fn a_death_is_one_result_of_as_completed() -> Outcome {
+    for method in METHODS {
+        let pool = Pool::builder().workers(2).start_method(method).build()?;
+        let (latch, theirs) = pipe::<(), u32>()?;
+        let victim = pool.submit(tell_pid_and_block, (theirs,))?;
+        let pid = latch.recv()?;
+        let others = (1..20).map(|number| pool.submit(square_or_die, (number,)));
+        let mut results = as_completed(iter::once(Ok(victim)).chain(others).collect::<Result<Vec<_>>>()?);
+        let first = results.next_timeout(TEST_TIMEOUT).unwrap();
+        assert_ne!(first.0, 0);
+        send_signal(pid, Signal::SIGKILL);
+        let mut all: Vec<_> = iter::once(first).chain(&mut results).collect();
+        all.sort_by_key(|&(index, _)| index);
+        assert!(results.next().is_none());
+
+        for (expected, (index, result)) in all.iter().enumerate() {
+            assert_eq!(*index, expected);
+            let signal = result.as_ref().map_err(multiproc::Error::signal);
+            match index {
+                0 => assert_eq!(signal, Err(Some(9))),
+                5 | 10 | 15 => assert_eq!(signal, Err(Some(6))),
+                _ => assert_eq!(signal, Ok(&square(*index as u64))),
+            }
+        }
+        assert_eq!(all.len(), 20);
+        assert_eq!(all[0].1.as_ref().unwrap_err().pid(), Some(pid));
+    }
+    Ok(())
+}
+
+fn as_completed_ends_with_its_pool() -> Outcome {
+    for method in METHODS {
+        let pool = Pool::builder().workers(1).start_method(method).build()?;
+        let (running, _latch) = blocked_task(&pool)?;
+        let (_others, theirs): (Vec<_>, Vec<_>) =
+            (0..5).map(|_| pipe()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let waiting = theirs.into_iter().map(|end| pool.submit(block, (end,)));
+        let results = as_completed(iter::once(Ok(running)).chain(waiting).collect::<Result<Vec<_>>>()?);
+        let reader = thread::spawn(|| results.collect::<Vec<_>>());
+        thread::sleep(Duration::from_millis(20)); // it may wait by now; the outcome is the same if not
+        pool.terminate();
+        let mut all = reader.join().unwrap();
+        all.sort_by_key(|&(index, _)| index);
+        assert!(all.iter().map(|&(index, _)| index).eq(0..6), "{all:?}");
+        assert!(all.iter().all(|(_, result)| result.is_err()), "{all:?}");
+        assert!(all[1..].iter().all(|(_, result)| result.as_ref().unwrap_err().is_cancelled()), "{all:?}");
+    }
     Ok(())
 }
 

@@ -11,13 +11,15 @@ use multiproc::server::Limit;
 use multiproc::{Connection, Fd, Pool, Process, Result, Server, pipe, wait_any, wait_any_timeout};
 use nix::sys::signal::Signal;
 
-use crate::support::{Outcome, TEST_TIMEOUT, send_signal, trials};
+use crate::futures::{blocked_task, square};
+use crate::support::{METHODS, Outcome, TEST_TIMEOUT, send_signal, trials};
 
 trials![
     each_kind_is_seen_when_it_is_ready,
     a_wait_ends_on_time_and_nothing_is_no_wait,
     what_is_ready_at_once_is_returned_together,
     the_end_of_the_other_side_is_ready,
+    tasks_are_ready_when_their_pool_ends,
     items_of_several_producers_all_arrive,
     a_call_is_seen_when_its_reply_comes,
     a_call_is_seen_when_its_server_dies,
@@ -116,6 +118,26 @@ fn the_end_of_the_other_side_is_ready() -> Outcome {
     assert_eq!(wait_any_timeout(&[&items, &here], TEST_TIMEOUT)?, [0, 1]);
     assert!(items.try_recv().unwrap_err().is_disconnected());
     assert!(here.try_recv().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn tasks_are_ready_when_their_pool_ends() -> Outcome {
+    for method in METHODS {
+        let pool = Pool::builder().workers(1).start_method(method).build()?;
+        let (running, _latch) = blocked_task(&pool)?;
+        let waiting = pool.submit(square, (3,))?;
+        thread::scope(|scope| {
+            let first = scope.spawn(|| wait_any(&[&running]));
+            let second = scope.spawn(|| wait_any(&[&waiting]));
+            pause();
+            pool.terminate();
+            assert_eq!(first.join().unwrap()?, [0]);
+            assert_eq!(second.join().unwrap()?, [0]);
+            Ok::<_, multiproc::Error>(())
+        })?;
+        assert!(running.get().is_err());
+        assert!(waiting.get().unwrap_err().is_cancelled());
+    }
     Ok(())
 }
 
