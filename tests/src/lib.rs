@@ -74,7 +74,8 @@ pub async fn cpu_time_of_wait(future: impl Future, waits: Connection<(), ()>) ->
     cpu_time().saturating_sub(begun.unwrap())
 }
 
-/// The CPU time that this process has taken.
+/// The CPU time that this process has taken. The kernel divides it among user and system by sampling, but the
+/// sum is exact.
 pub fn cpu_time() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
     let time = usage.user_time() + usage.system_time();
@@ -87,7 +88,8 @@ pub fn assert_wait_is_idle<T>(child: Process<Duration>, waits: Connection<(), ()
     thread::sleep(Duration::from_secs(1)); // what is measured
     end();
     let time = child.join().unwrap();
-    assert!(time < Duration::from_millis(100), "{time:?} of CPU time in a second of waiting");
+    // To begin to wait and to be woken takes 1 ms, and 1.5 ms with ten such children on two cores.
+    assert!(time < Duration::from_millis(10), "{time:?} of CPU time in a second of waiting");
 }
 
 /// Starts a child by each method, and prints its result or error.
