@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use multiproc::pool::{TaskFuture, TaskHandle};
 use multiproc::{Connection, Pool, Process, RemoteFn, Result, pipe};
+use tokio::time::timeout;
 
-use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, blocked_child, trials};
+use crate::support::{Latch, METHODS, Outcome, TEST_TIMEOUT, block, blocked_child, trials};
+
+/// A time limit that is exceeded on purpose.
+const SHORT: Duration = Duration::from_millis(10);
 
 trials![
     tasks_are_awaited_under_every_executor,
@@ -19,6 +23,8 @@ trials![
     every_future_of_a_pool_that_ends_resolves,
     a_dropped_future_withdraws_a_task_that_has_not_begun,
     a_dropped_future_lets_a_running_task_go_on_or_kills_it,
+    a_time_limit_of_tokio_withdraws_a_task_or_lets_it_go_on,
+    select_of_tokio_withdraws_what_has_not_begun,
     a_waker_may_use_the_pool_and_drop_its_futures,
     a_waker_may_wait_for_a_task_that_kills_its_worker,
     a_waker_may_take_a_lock_of_a_thread_that_waits_for_the_pool,
@@ -148,6 +154,64 @@ fn a_dropped_future_lets_a_running_task_go_on_or_kills_it() -> Outcome {
     assert!(latch.recv().is_err()); // its end is closed
     assert_ne!(pool.apply(std::process::id, ())?, pids[0]);
     Ok(())
+}
+
+/// Runs the future to its end by each runtime of tokio, with its timers.
+fn under_tokio<F: Future<Output = Outcome>>(future: impl Fn() -> F) -> Outcome {
+    for mut runtime in
+        [tokio::runtime::Builder::new_current_thread(), tokio::runtime::Builder::new_multi_thread()]
+    {
+        runtime.enable_time().build()?.block_on(future())?;
+    }
+    Ok(())
+}
+
+/// Reports that it has begun, waits for a message, and answers.
+fn answer(end: Latch) {
+    let _ = end.send(());
+    let _ = end.recv().map(|()| end.send(()));
+}
+
+fn a_time_limit_of_tokio_withdraws_a_task_or_lets_it_go_on() -> Outcome {
+    under_tokio(|| async {
+        for method in METHODS {
+            let pool = Pool::builder().workers(1).start_method(method).build()?;
+            let ((ours, theirs), (report, reports)) = (pipe()?, pipe::<(), ()>()?);
+            let running = pool.submit(answer, (theirs,))?;
+            ours.recv()?;
+            let waiting = pool.submit(block, (reports,))?;
+            assert!(timeout(SHORT, waiting).await.is_err());
+            assert!(timeout(SHORT, running).await.is_err());
+            ours.send(())?;
+            assert!(ours.poll(TEST_TIMEOUT)? && ours.recv().is_ok(), "what runs goes on");
+            assert_eq!(timeout(TEST_TIMEOUT, pool.submit(square, (3,))?).await??, 9);
+            assert!(report.recv().is_err(), "the withdrawn task has run");
+        }
+        Ok(())
+    })
+}
+
+fn select_of_tokio_withdraws_what_has_not_begun() -> Outcome {
+    under_tokio(|| async {
+        for method in METHODS {
+            let pool = || Pool::builder().workers(1).start_method(method).build();
+            let (busy, idle) = (pool()?, pool()?);
+            let (running, latch) = blocked_task(&busy)?;
+            let (report, reports) = pipe::<(), ()>()?;
+            let waiting = busy.submit(block, (reports,))?;
+            let quick = idle.submit(square, (3,))?;
+            let squared = tokio::select! {
+                result = waiting => panic!("it has not begun: {result:?}"),
+                result = quick => result?,
+            };
+            assert_eq!(squared, 9);
+            drop(latch);
+            running.await?;
+            assert_eq!(busy.submit(square, (4,))?.await?, 16);
+            assert!(report.recv().is_err(), "the withdrawn task has run");
+        }
+        Ok(())
+    })
 }
 
 /// A waker that runs any function.
