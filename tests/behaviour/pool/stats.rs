@@ -9,7 +9,7 @@ use multiproc::{Connection, Pool, current, pipe};
 use nix::sys::signal::Signal;
 
 use super::{HOUR, SHORT, blocked_task, square};
-use crate::support::{Outcome, eventually, send_signal, trials};
+use crate::support::{METHODS, Outcome, eventually, send_signal, trials};
 
 trials![
     every_task_counts_once_as_done_or_failed,
@@ -17,6 +17,8 @@ trials![
     workers_that_the_pool_kills_count_by_the_cause,
     each_worker_has_its_own_numbers_and_the_total_is_their_sum,
     workers_that_are_told_to_exit_count_as_such,
+    each_reason_to_exit_counts_for_itself,
+    the_table_shows_the_ends_that_there_were,
     workers_that_cannot_start_count_as_dead,
     the_work_of_former_workers_is_kept,
     a_running_task_counts_as_running_and_an_idle_worker_waits,
@@ -25,9 +27,14 @@ trials![
     inline_there_is_nothing_to_count,
 ];
 
-/// The ends: died, timed out, cancelled, shut down.
+/// The ends: died, timed out, cancelled, told to exit.
 fn ends(stats: &WorkerStats) -> [u64; 4] {
-    [stats.died, stats.timed_out, stats.cancelled, stats.shut_down]
+    [stats.died, stats.timed_out, stats.cancelled, told_to_exit(stats).iter().sum()]
+}
+
+/// Those that were told to exit: recycled, overgrown, idled out, dismissed, shut down.
+fn told_to_exit(stats: &WorkerStats) -> [u64; 5] {
+    [stats.recycled, stats.overgrown, stats.idled_out, stats.dismissed, stats.shut_down]
 }
 
 fn tasks(stats: &WorkerStats) -> [u64; 3] {
@@ -123,11 +130,47 @@ fn each_worker_has_its_own_numbers_and_the_total_is_their_sum() -> Outcome {
 fn workers_that_are_told_to_exit_count_as_such() -> Outcome {
     let pool = Pool::builder().workers(1).max_tasks_per_worker(5).build()?;
     assert_eq!(pool.map(square, 0..20)?.len(), 20);
-    eventually("four workers have ended", || pool.stats().total().shut_down == 4);
+    eventually("four workers have ended", || pool.stats().total().recycled == 4);
     assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([20, 0, 0], [0, 0, 0, 4]));
     eventually("the fifth is there", || pool.worker_pids().len() == 1);
     assert!(pool.join_timeout(HOUR));
-    assert_eq!(ends(&pool.stats().total()), [0, 0, 0, 5]);
+    let total = pool.stats().total();
+    assert_eq!((ends(&total), told_to_exit(&total)), ([0, 0, 0, 5], [4, 0, 0, 0, 1]));
+    Ok(())
+}
+
+fn each_reason_to_exit_counts_for_itself() -> Outcome {
+    for method in METHODS {
+        let builder = || Pool::builder().workers(1).start_method(method);
+        let exits = |pool: &Pool| told_to_exit(&pool.stats().total());
+
+        let idle = builder().idle_timeout(Duration::from_millis(1)).build()?;
+        idle.apply(square, (1,))?;
+        eventually("an idle worker has ended", || exits(&idle)[2] > 0);
+        assert!(idle.join_timeout(HOUR));
+        let total = idle.stats().total();
+        assert_eq!(ends(&total)[3], total.idled_out + total.shut_down, "{total:?}");
+
+        let growing = builder().max_growth_per_worker(8 << 20).build()?;
+        growing.apply(|| _ = vec![1_u8; 32 << 20].leak(), ())?;
+        eventually("an overgrown worker has ended", || exits(&growing)[1] > 0);
+        assert_eq!(exits(&growing), [0, 1, 0, 0, 0]);
+        eventually("its successor is there", || growing.worker_pids().len() == 1);
+        growing.terminate();
+        eventually("its successor has ended", || ends(&growing.stats().total())[3] == 2);
+        assert_eq!(exits(&growing), [0, 1, 0, 0, 1]);
+    }
+    Ok(())
+}
+
+fn the_table_shows_the_ends_that_there_were() -> Outcome {
+    let pool = Pool::builder().workers(1).max_tasks_per_worker(5).build()?;
+    let titles = || pool.stats().to_string().lines().next().unwrap_or_default().to_owned();
+    assert!(!titles().contains("recycled"), "{}", titles());
+    pool.map(square, 0..10)?;
+    eventually("two workers have ended", || pool.stats().total().recycled == 2);
+    let titles = titles();
+    assert!(titles.contains("retried  recycled  running"), "{titles}");
     Ok(())
 }
 
@@ -143,8 +186,9 @@ fn the_work_of_former_workers_is_kept() -> Outcome {
     let pool = Pool::new(3)?;
     pool.map(square, 0..1_000)?;
     pool.resize(1)?;
-    eventually("two workers have ended", || pool.stats().total().shut_down == 2);
+    eventually("two workers have ended", || pool.stats().total().dismissed == 2);
     let stats = pool.stats();
+    assert_eq!(told_to_exit(&stats.total()), [0, 0, 0, 2, 0]);
     assert_eq!((tasks(&stats.total()), stats.workers.len()), ([1_000, 0, 0], 3));
     assert_eq!(stats.workers.iter().filter(|worker| worker.pid.is_some()).count(), 1);
     Ok(())

@@ -52,8 +52,19 @@ pub struct WorkerStats {
     /// The number of workers that were killed because their task was
     /// [cancelled](super::TaskHandle::cancel).
     pub cancelled: u64,
-    /// The number of workers that were told to exit: after their number of tasks, when they had grown too much,
-    /// when idle, when the pool became smaller, and at its end.
+    /// The number of workers that were replaced after their [number of
+    /// tasks](super::PoolBuilder::max_tasks_per_worker).
+    pub recycled: u64,
+    /// The number of workers that were replaced because their memory had
+    /// [grown too much](super::PoolBuilder::max_growth_per_worker).
+    pub overgrown: u64,
+    /// The number of workers that were told to exit because they had been idle for the pool's
+    /// [time](super::PoolBuilder::idle_timeout).
+    pub idled_out: u64,
+    /// The number of workers that were told to exit because the pool [became smaller](super::Pool::resize).
+    pub dismissed: u64,
+    /// The number of workers that were told to exit for another reason: at the pool's end, when they began
+    /// nothing while work was waiting, and when they had started before a broadcast and were ready after it.
     pub shut_down: u64,
     /// The time with tasks, to read and write their values included.
     pub running: Duration,
@@ -91,6 +102,10 @@ impl AddAssign<&Self> for WorkerStats {
         self.died += other.died;
         self.timed_out += other.timed_out;
         self.cancelled += other.cancelled;
+        self.recycled += other.recycled;
+        self.overgrown += other.overgrown;
+        self.idled_out += other.idled_out;
+        self.dismissed += other.dismissed;
         self.shut_down += other.shut_down;
         self.running += other.running;
         self.waiting += other.waiting;
@@ -98,40 +113,47 @@ impl AddAssign<&Self> for WorkerStats {
     }
 }
 
-const COLUMNS: [&str; 12] = [
-    "worker",
-    "pid",
-    "done",
-    "failed",
-    "retried",
-    "died",
-    "timed out",
-    "cancelled",
-    "shut down",
-    "running",
-    "waiting",
-    "starting",
-];
-
 impl WorkerStats {
-    fn row(&self, name: String) -> [String; COLUMNS.len()] {
-        let numbers = [self.tasks_done, self.tasks_failed, self.tasks_retried];
-        let ends = [self.died, self.timed_out, self.cancelled, self.shut_down];
-        let [done, failed, retried] = numbers.map(|number| number.to_string());
-        let [died, timed_out, cancelled, shut_down] = ends.map(|number| number.to_string());
-        let times = [self.running, self.waiting, self.starting];
-        let [running, waiting, starting] = times.map(|time| format!("{:.3} s", time.as_secs_f64()));
+    /// The ways in which workers have ended, and how many have.
+    fn ends(&self) -> [(&'static str, u64); 8] {
+        [
+            ("died", self.died),
+            ("timed out", self.timed_out),
+            ("cancelled", self.cancelled),
+            ("recycled", self.recycled),
+            ("overgrown", self.overgrown),
+            ("idled out", self.idled_out),
+            ("dismissed", self.dismissed),
+            ("shut down", self.shut_down),
+        ]
+    }
+
+    /// The titles and cells of its row, with those ends that the pool has had.
+    fn row(&self, name: String, total: &Self) -> Vec<(&'static str, String)> {
         let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        [name, pid, done, failed, retried, died, timed_out, cancelled, shut_down, running, waiting, starting]
+        let tasks =
+            [("done", self.tasks_done), ("failed", self.tasks_failed), ("retried", self.tasks_retried)];
+        let ends = self.ends().into_iter().zip(total.ends()).filter(|(_, (_, all))| *all > 0);
+        let numbers = tasks.into_iter().chain(ends.map(|(end, _)| end));
+        let times = [("running", self.running), ("waiting", self.waiting), ("starting", self.starting)];
+        let mut row = vec![("worker", name), ("pid", pid)];
+        row.extend(numbers.map(|(title, number)| (title, number.to_string())));
+        row.extend(times.map(|(title, time)| (title, format!("{:.3} s", time.as_secs_f64()))));
+        row
     }
 }
 
-/// A table with a row for each worker and one for all of them, without a line end.
+/// A table with a row for each worker and one for all of them, without a line end. Its columns for the ends of
+/// workers are those in which a number is not 0.
 impl fmt::Display for PoolStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let workers = self.workers.iter().enumerate().map(|(index, worker)| worker.row(index.to_string()));
-        let total = self.total().row("all".to_owned());
-        let rows: Vec<_> = [COLUMNS.map(str::to_owned)].into_iter().chain(workers).chain([total]).collect();
+        let total = self.total();
+        let names = (0..self.workers.len()).map(|index| index.to_string()).chain(["all".to_owned()]);
+        let workers = self.workers.iter().chain([&total]);
+        let table: Vec<_> = workers.zip(names).map(|(worker, name)| worker.row(name, &total)).collect();
+        let titles = table[0].iter().map(|&(title, _)| title.to_owned()).collect();
+        let cells = table.into_iter().map(|row| row.into_iter().map(|(_, cell)| cell).collect());
+        let rows: Vec<Vec<String>> = [titles].into_iter().chain(cells).collect();
         for (number, row) in rows.iter().enumerate() {
             f.write_str(if number == 0 { "" } else { "\n" })?;
             for (column, text) in row.iter().enumerate() {
@@ -164,7 +186,7 @@ mod tests {
         assert_eq!(rows.len(), 4, "{table}");
         assert_eq!(rows[0][..3], ["worker", "pid", "done"]);
         assert_eq!(rows[1][..4], ["0", "-", "6", "0"]);
-        assert_eq!(rows[2][..7], ["1", "4321", "1234", "5", "0", "1", "0"]);
+        assert_eq!(rows[2][..8], ["1", "4321", "1234", "5", "0", "1", "1.500", "s"]);
         assert_eq!(rows[3][..4], ["all", "-", "1240", "5"]);
         assert!(table.lines().all(|line| line.len() == table.lines().next().unwrap().len()), "{table}");
         assert!(table.contains("1.500 s"), "{table}");

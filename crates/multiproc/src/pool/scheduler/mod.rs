@@ -19,7 +19,7 @@ use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
 use crate::pool::recording::Recording;
 use crate::pool::stats::PoolStats;
-use crate::pool::worker_handle::WorkerHandle;
+use crate::pool::worker_handle::{ExitReason, WorkerHandle};
 use crate::sys::clock;
 use crate::sys::running_time::{CHECK_INTERVAL, RunningTime};
 use crate::task::initializer::Initializer;
@@ -266,7 +266,7 @@ impl Scheduler {
             } else if worker.is_retired()
                 || self.policy.max_tasks.is_some_and(|most| worker.assigned() >= most)
             {
-                self.sleep.wake_requested |= worker.shut_down(); // the pool's thread starts its successor
+                self.sleep.wake_requested |= worker.shut_down(ExitReason::Tasks); // the pool's thread starts its successor
             }
         }
         self.retire_overgrown(now, polled.progressed);
@@ -340,7 +340,7 @@ impl Scheduler {
         // An idle worker may still be needed for what others have not claimed.
         if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.not_begun() == 0) {
             for worker in &mut self.workers {
-                self.sleep.wake_requested |= worker.shut_down();
+                self.sleep.wake_requested |= worker.shut_down(ExitReason::Other);
             }
         }
     }

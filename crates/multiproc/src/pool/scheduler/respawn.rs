@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Phase, Scheduler};
 use crate::error::{Cause, Error};
-use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
+use crate::pool::worker_handle::{ExitReason, WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::running_time::RunningTime;
 use crate::trace;
 
@@ -149,7 +149,7 @@ impl Scheduler {
             return worker.shut_down_now();
         }
         if worker.initializers() < self.policy.initializers.len() {
-            worker.retire(); // it has missed a broadcast, and will be replaced
+            worker.retire(ExitReason::Other); // it has missed a broadcast, and will be replaced
         }
         self.workers.push(worker);
         self.retire_surplus(); // the pool may have been resized meanwhile

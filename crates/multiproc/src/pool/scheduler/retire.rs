@@ -3,7 +3,7 @@
 
 use super::{Phase, Scheduler};
 use crate::error::Result;
-use crate::pool::worker_handle::WorkerHandle;
+use crate::pool::worker_handle::{ExitReason, WorkerHandle};
 use crate::sys::running_time::RunningTime;
 
 /// The least interval between two measurements of the workers' memory, in nanoseconds: one takes about 10 µs
@@ -28,9 +28,9 @@ impl Scheduler {
         accepting.sort_by_key(|worker| worker.in_flight());
         let surplus = accepting.len().saturating_sub(self.policy.workers);
         for worker in accepting.into_iter().take(surplus) {
-            self.backlog.put_back(worker.retire());
+            self.backlog.put_back(worker.retire(ExitReason::Surplus));
             if worker.in_flight() == 0 {
-                self.sleep.wake_requested |= worker.shut_down();
+                self.sleep.wake_requested |= worker.shut_down(ExitReason::Surplus);
             }
         }
     }
@@ -46,7 +46,7 @@ impl Scheduler {
         (self.measured_at, self.unmeasured) = (now, false);
         for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
             if worker.growth().is_some_and(|growth| growth > max) {
-                self.backlog.put_back(worker.retire());
+                self.backlog.put_back(worker.retire(ExitReason::Growth));
                 self.sleep.wake_requested = true; // the pool's thread starts its successor
             }
         }
@@ -67,7 +67,7 @@ impl Scheduler {
         let idle =
             self.workers.iter_mut().filter(|worker| worker.idle_time().is_some_and(|idle| idle >= timeout));
         for worker in idle.take(surplus) {
-            worker.shut_down();
+            worker.shut_down(ExitReason::Idle);
         }
     }
 

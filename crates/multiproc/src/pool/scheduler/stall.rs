@@ -1,7 +1,7 @@
 //! Takes work from workers that have stalled: they begin nothing, as stopped processes do.
 
 use super::{Phase, Scheduler};
-use crate::pool::worker_handle::WorkerHandle;
+use crate::pool::worker_handle::{ExitReason, WorkerHandle};
 
 impl Scheduler {
     /// Takes back what stalled workers have not claimed.
@@ -26,7 +26,7 @@ impl Scheduler {
         let waits = !self.backlog.has_none_to_dispatch();
         if starts_for_work && waits && accepting().all(WorkerHandle::may_be_stopped) {
             for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
-                worker.shut_down();
+                worker.shut_down(ExitReason::Other);
             }
         }
     }

@@ -78,6 +78,8 @@ pub(crate) struct WorkerHandle {
     idle_since: Cell<Option<(u64, RunningTime)>>,
     submissions: Submissions,
     phase: WorkerPhase,
+    /// Why it gets no more items, or was told to exit.
+    exit_reason: Option<ExitReason>,
     grace: Option<Box<Grace>>,
     /// How long it may live after it was told to exit.
     shutdown_timeout: Duration,
@@ -88,6 +90,21 @@ pub(crate) struct WorkerHandle {
     /// Its private memory in bytes before its first task, if that must be known.
     is_measured: bool,
     memory_at_start: Option<u64>,
+}
+
+/// Why a worker is told to exit.
+#[derive(Clone, Copy)]
+pub(crate) enum ExitReason {
+    /// It has run its number of tasks.
+    Tasks,
+    /// Its memory has grown too much.
+    Growth,
+    /// It has been idle for long.
+    Idle,
+    /// There are more workers than are wanted.
+    Surplus,
+    /// The pool ends, or the worker is of no use.
+    Other,
 }
 
 /// The configuration of a worker to be started.
@@ -165,6 +182,7 @@ impl WorkerHandle {
             idle_since: Cell::new(None),
             submissions: Submissions::default(),
             phase: WorkerPhase::Running,
+            exit_reason: None,
             grace: None,
             shutdown_timeout,
             memory_limit,
@@ -206,7 +224,8 @@ impl WorkerHandle {
     }
 
     /// Takes no more work; returns what it has not claimed.
-    pub(crate) fn retire(&mut self) -> Vec<Chunk> {
+    pub(crate) fn retire(&mut self, why: ExitReason) -> Vec<Chunk> {
+        self.exit_reason.get_or_insert(why);
         self.phase.retire();
         self.revoke(u32::MAX)
     }

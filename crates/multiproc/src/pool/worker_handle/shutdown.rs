@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::WorkerHandle;
 use super::phase::WorkerPhase;
+use super::{ExitReason, WorkerHandle};
 use crate::error::{Cause, Error, ErrorKind, Origin, Result};
 use crate::ipc::wire;
 use crate::pool::chunk::Chunk;
@@ -75,10 +75,11 @@ impl WorkerHandle {
     }
 
     /// Tells it to exit if it has nothing in flight and nothing bound to it; returns whether that is new.
-    pub(crate) fn shut_down(&mut self) -> bool {
+    pub(crate) fn shut_down(&mut self, why: ExitReason) -> bool {
         let has_nothing = self.in_flight.count() == 0 && self.worker_bound.is_empty();
         let is_new = has_nothing && self.phase.begin_shutdown(self.shutdown_timeout);
         if is_new {
+            self.exit_reason.get_or_insert(why);
             self.rings.close();
         }
         is_new

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::WorkerHandle;
+use super::{ExitReason, WorkerHandle};
 use crate::error::{Error, ErrorKind};
 use crate::pool::stats::WorkerStats;
 
@@ -32,7 +32,13 @@ impl WorkerHandle {
         let WorkerStats { running, waiting, starting, .. } = *times;
         let mut stats = WorkerStats { pid: None, tasks_retried, running, waiting, starting, ..self.stats() };
         let count = match self.phase.failure().map(Error::kind) {
-            _ if self.phase.was_told_to_exit() => &mut stats.shut_down,
+            _ if self.phase.was_told_to_exit() => match self.exit_reason {
+                Some(ExitReason::Tasks) => &mut stats.recycled,
+                Some(ExitReason::Growth) => &mut stats.overgrown,
+                Some(ExitReason::Idle) => &mut stats.idled_out,
+                Some(ExitReason::Surplus) => &mut stats.dismissed,
+                Some(ExitReason::Other) | None => &mut stats.shut_down,
+            },
             Some(ErrorKind::Timeout) => &mut stats.timed_out,
             Some(ErrorKind::Cancelled) => &mut stats.cancelled,
             _ => &mut stats.died,
