@@ -7,6 +7,7 @@
 mod bounds;
 mod channels;
 mod joinable;
+mod limits;
 mod locks;
 #[cfg(feature = "log")]
 mod logs;
@@ -68,6 +69,7 @@ const WORKS: &[Work] = &[
     Work { name: "memory of locks", begin: locks::use_locks },
     Work { name: "memory of a server", begin: servers::use_server },
     Work { name: "memory of a pool", begin: pools::use_pool },
+    Work { name: "memory of a pool with limits", begin: limits::use_limits },
     Work { name: "memory of an array's chunks", begin: pools::use_array },
     #[cfg(feature = "log")]
     Work { name: LOGS, begin: logs::log },

@@ -10,10 +10,10 @@ use super::bounds::Bounds;
 use super::{Rest, TIME, nap};
 
 /// What a call may take that gives its items to workers which may have to be replaced.
-const WORK: Duration = Duration::from_secs(5);
+pub(super) const WORK: Duration = Duration::from_secs(5);
 /// Of an array.
 const ELEMENTS: usize = 20_000;
-const SHUTDOWN: Duration = Duration::from_millis(200);
+pub(super) const SHUTDOWN: Duration = Duration::from_millis(200);
 /// The time limit of an item that has one.
 const ITEM: Duration = Duration::from_secs(1);
 /// What the end of a pool may take: the workers' time, and that until those that were killed are reaped.
@@ -62,7 +62,7 @@ fn use_once(pool: &Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
     Ok(())
 }
 
-fn end_pool(pool: Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
+pub(super) fn end_pool(pool: Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
     match random.below(3) {
         0 => bounds.within(POOL_END, "Pool::drop", || drop(pool)),
         1 => bounds.within(POOL_END, "Pool::join", || pool.join()),

@@ -4,6 +4,7 @@ mod arrays;
 mod channels;
 mod condvar;
 mod joinable;
+mod limits;
 mod locks;
 #[cfg(feature = "log")]
 mod logs;
@@ -38,6 +39,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "pool of large items", run: pools::large },
     Scenario { name: "recycled workers", run: pools::recycled },
     Scenario { name: "terminated pool", run: pools::terminated },
+    Scenario { name: "pool with limits", run: limits::submitted },
     Scenario { name: "pool with a preloaded state", run: states::broadcast },
     Scenario { name: "queue", run: channels::queue },
     Scenario { name: "unbounded queue", run: channels::unbounded },
