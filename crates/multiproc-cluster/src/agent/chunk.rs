@@ -5,30 +5,55 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject, jetstream};
 use multiproc::Result;
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 
 use super::run::{Ran, Stop, StopOnDrop};
 use super::session::{Registered, Served};
+use super::slot::free_place;
 use super::{Agent, lease, run};
 use crate::payload;
 use crate::protocol::{self, Delivery, Reply, Request, WorkHeader};
 
+/// What the broker says of a delivery.
+#[derive(Clone, Copy)]
+struct Delivered {
+    /// How often the message was delivered.
+    count: i64,
+    /// Whether other chunks wait at the broker.
+    has_more: bool,
+}
+
+impl From<jetstream::message::Info<'_>> for Delivered {
+    fn from(info: jetstream::message::Info<'_>) -> Self {
+        Self { count: info.delivered, has_more: info.pending > 0 }
+    }
+}
+
 /// Takes a chunk from its delivery to its end. A chunk that is not acknowledged comes again after the lease.
-pub(super) async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
+pub(super) async fn take(
+    agent: &Arc<Agent>,
+    served: &Arc<Served>,
+    message: Message,
+    place: SemaphorePermit<'_>,
+) {
     let context = agent.connection.context.clone();
     let message = jetstream::Message { message, context };
     let Some(acknowledge) = message.message.reply.clone() else { return };
-    let Some(delivered) = message.info().ok().map(|info| info.delivered) else { return };
+    let Some(delivered) = message.info().ok().map(Delivered::from) else { return };
     let Some((header, items)) = open(agent, &message.message.payload) else {
         eprintln!("agent: an unreadable chunk of pool {:?} is dropped", served.session.pool);
         return finish(agent, acknowledge).await;
     };
     let chunk = header.chunk;
     let is_finished = match served.register(chunk) {
-        Registered::Runs(ended) => follow(agent, served, &acknowledge, ended).await,
+        Registered::Runs(ended) => {
+            drop(place);
+            follow(agent, served, &acknowledge, ended).await
+        }
         Registered::New(stopped) => {
+            let serving = serve(agent, served, (header, items), delivered, &acknowledge, place);
             let is_finished = tokio::select! {
-                is_finished = serve(agent, served, header, items, delivered, &acknowledge) => is_finished,
+                is_finished = serving => is_finished,
                 Ok(()) = stopped => true,
                 () = served.is_over() => false,
             };
@@ -76,19 +101,23 @@ async fn finish(agent: &Agent, acknowledge: Subject) {
 async fn serve(
     agent: &Arc<Agent>,
     served: &Arc<Served>,
-    header: WorkHeader,
-    items: Vec<u8>,
-    delivered: i64,
+    (header, items): (WorkHeader, Vec<u8>),
+    delivered: Delivered,
     acknowledge: &Subject,
+    place: SemaphorePermit<'_>,
 ) -> bool {
     let chunk = header.chunk;
-    let grant = match begin(agent, served, &header, delivered).await {
+    let grant = match begin(agent, served, &header, delivered.count).await {
         Reply::Granted(grant) => grant,
         Reply::Finished => return true,
         Reply::Superseded | Reply::Made | Reply::Pong => return false,
     };
+    if delivered.has_more && agent.pace().is_short(header.function) {
+        served.ahead.notify_one();
+    }
+    let reported = run_and_report(agent, served, (header, items), grant, place);
     tokio::select! {
-        reply = run_and_report(agent, served, header, items, grant) => reply == Some(Reply::Finished),
+        reply = reported => reply == Some(Reply::Finished),
         () = lease::renew(agent, served, acknowledge, (chunk, grant)) => false,
     }
 }
@@ -111,14 +140,25 @@ async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i
 async fn run_and_report(
     agent: &Arc<Agent>,
     served: &Arc<Served>,
-    header: WorkHeader,
-    items: Vec<u8>,
+    (header, items): (WorkHeader, Vec<u8>),
     grant: u64,
+    mut place: SemaphorePermit<'_>,
 ) -> Option<Reply> {
     let chunk = (header.chunk, grant);
-    let encoded = match read(agent, served, &header, items).await {
+    let read = match &header.object {
+        None => Ok(items),
+        Some(object) => {
+            drop(place); // others run meanwhile
+            let read = payload::get(&agent.connection, &served.session, object, served.lease).await;
+            place = free_place(agent, served).await?;
+            read
+        }
+    };
+    let encoded = match read {
         Ok(items) => {
-            let Ran { results, work } = run(agent, header, protocol::values(&items).ok()?).await?;
+            let ran = run(agent, header, protocol::values(&items).ok()?).await;
+            drop(place);
+            let Ran { results, work } = ran?;
             encode(&results).map(|results| (results, work))
         }
         Err(error) => Err(error),
@@ -184,14 +224,6 @@ async fn refuse(
 ) -> Reply {
     let refused = Request::Refused { chunk, grant, host: agent.host.clone(), error: shorten(error) };
     served.ask_until_answered(&agent.connection, &refused).await
-}
-
-/// The items of a chunk.
-async fn read(agent: &Agent, served: &Served, header: &WorkHeader, items: Vec<u8>) -> Result<Vec<u8>> {
-    match &header.object {
-        Some(object) => payload::get(&agent.connection, &served.session, object, served.lease).await,
-        None => Ok(items),
-    }
 }
 
 /// `None` if it is stopped, or the pool has ended. If this is dropped, the items are stopped.

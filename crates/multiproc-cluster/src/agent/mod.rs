@@ -2,6 +2,7 @@
 
 mod chunk;
 mod lease;
+mod pace;
 mod run;
 mod session;
 mod slot;
@@ -19,8 +20,9 @@ use async_nats::{ConnectOptions, Message};
 use futures_util::StreamExt;
 use multiproc::pool::{PoolBuilder, encoded};
 use multiproc::{Error, Result};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
+use self::pace::Pace;
 use self::session::Served;
 use crate::build_id;
 use crate::connection::{Connection, without_secrets};
@@ -148,6 +150,8 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
             workers,
             pool,
             connection,
+            places: Semaphore::new(workers),
+            pace: Mutex::default(),
             active: AtomicUsize::new(0),
             sessions: Mutex::default(),
             failure,
@@ -179,6 +183,9 @@ pub(crate) struct Agent {
     workers: usize,
     pool: multiproc::Pool,
     connection: Connection,
+    /// One for each chunk that may run: as many as workers, for the chunks of all sessions.
+    places: Semaphore,
+    pace: Mutex<Pace>,
     /// The number of chunks that run.
     active: AtomicUsize,
     sessions: Mutex<HashMap<Session, Standing>>,
@@ -286,6 +293,11 @@ impl Agent {
         if let Ok(json) = serde_json::to_vec(&advert) {
             let _ = self.connection.client.publish(session.hosts(), json.into()).await;
         }
+    }
+
+    /// What is known of the program's functions.
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the agent with an error.

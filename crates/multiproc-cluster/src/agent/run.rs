@@ -33,6 +33,9 @@ pub(super) fn run(agent: &Agent, header: &WorkHeader, items: Vec<Vec<u8>>, stop:
     let active = agent.active.fetch_add(1, Relaxed) + 1;
     let results = run_items(agent, header, items, stop);
     agent.active.fetch_sub(1, Relaxed);
+    if !stop.is_set.load(Relaxed) {
+        agent.pace().learn(header.function, started.elapsed());
+    }
     let results = results?;
     if let Some(Err(error)) = results.iter().find(|result| result.as_ref().is_err_and(ends_pool)) {
         agent.fail(error.clone()); // other hosts run the chunk after the lease

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
 use futures_util::StreamExt;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
-use super::{Agent, slot};
+use super::Agent;
+use super::slot::{self, Kind};
 use crate::caller::remove_streams;
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::protocol::{self, CallerAdvert, Reply, Request, Session};
@@ -20,6 +21,8 @@ pub(crate) struct Served {
     /// When the caller was heard.
     heard: Mutex<Instant>,
     over: watch::Sender<bool>,
+    /// Has a slot pull a chunk [ahead](Kind::Ahead).
+    pub(super) ahead: Notify,
     /// The chunks that run.
     running: Mutex<HashMap<u64, Running>>,
 }
@@ -48,17 +51,20 @@ pub(super) enum Answer {
 }
 
 impl Served {
-    /// Starts as many slots as keep the workers busy while chunks and results travel.
+    /// Starts a slot of each kind for each worker: so the workers are busy while chunks and results travel.
     pub(super) fn start(agent: &Arc<Agent>, session: Session, advert: &CallerAdvert) -> Arc<Self> {
         let served = Arc::new(Self {
             session,
             lease: Duration::from_millis(advert.lease_ms.max(1)),
             heard: Mutex::new(Instant::now()),
             over: watch::Sender::new(false),
+            ahead: Notify::new(),
             running: Mutex::default(),
         });
-        for _ in 0..agent.workers * 2 {
-            tokio::spawn(slot::serve(Arc::clone(agent), Arc::clone(&served)));
+        for _ in 0..agent.workers {
+            for kind in [Kind::Waiting, Kind::Ahead] {
+                tokio::spawn(slot::serve(Arc::clone(agent), Arc::clone(&served), kind));
+            }
         }
         tokio::spawn(take_stops(Arc::clone(agent), Arc::clone(&served)));
         tokio::spawn(watch_caller(Arc::clone(agent), Arc::clone(&served)));

@@ -5,31 +5,68 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 
 use super::session::Served;
-use super::{Agent, chunk};
+use super::{Agent, chunk, pace};
+use crate::connection::REQUEST_TIMEOUT;
 use crate::protocol::CONSUMER;
+
+/// When a slot pulls a chunk.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// When it has none: it waits for one to come.
+    Waiting,
+    /// When a chunk has begun that will soon be over, and others wait at the broker: so the worker has the
+    /// next one without a round trip.
+    Ahead,
+}
 
 /// Serves until the session is over.
 ///
-/// A pull request is for one chunk, so none waits at the host while its lease runs; and each is a request of its
-/// own that ends, so that no pull is silent after the server has forgotten it.
-pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>) {
+/// A pull request is for one chunk, so few wait at the host while their lease runs; and each is a request of
+/// its own that ends, so that no pull is silent after the server has forgotten it.
+pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>, kind: Kind) {
     let client = &agent.connection.client;
     let inbox = client.new_inbox();
-    let Ok(mut messages) = client.subscribe(inbox.clone()).await else { return };
+    let Ok(messages) = client.subscribe(inbox.clone()).await else { return };
+    let mut slot = Slot { agent: &agent, served: &served, inbox, messages, pause: MIN_PAUSE };
     let mut epoch = agent.connection.epoch.clone();
-    let mut pause = MIN_PAUSE;
     loop {
         epoch.mark_unchanged();
         let pulled = tokio::select! {
-            pulled = pull(&agent, &served, &inbox, &mut messages, &mut pause) => pulled,
+            pulled = slot.pull(kind) => pulled,
             _ = epoch.changed() => None, // the server has forgotten the request, or there is one to ask again
             () = served.is_over() => return,
         };
         if let Some(message) = pulled {
-            chunk::take(&agent, &served, message).await;
+            take(&agent, &served, message).await;
         }
+    }
+}
+
+/// Runs a chunk as soon as the host has a place for it. If there is none for a while, others may have it.
+async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
+    let time = pace::MAX_WAIT.min(served.lease / 4);
+    if let Ok(Some(place)) = timeout(time, free_place(agent, served)).await {
+        return chunk::take(agent, served, message, place).await;
+    }
+    if let Some(acknowledge) = message.reply {
+        let _ = agent.connection.client.publish(acknowledge, "-NAK".into()).await;
+    }
+    // It would come again at once.
+    free_place(agent, served).await;
+}
+
+/// Waits for a place, in the order of the questions. `None` at the session's end.
+pub(super) async fn free_place<'agent>(
+    agent: &'agent Agent,
+    served: &Served,
+) -> Option<SemaphorePermit<'agent>> {
+    tokio::select! {
+        place = agent.places.acquire() => place.ok(),
+        () = served.is_over() => None,
     }
 }
 
@@ -37,30 +74,57 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>) {
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Asks for a chunk, and waits for as long as the server keeps the request.
-async fn pull(
-    agent: &Agent,
-    served: &Served,
-    inbox: &str,
-    messages: &mut Subscriber,
-    pause: &mut Duration,
-) -> Option<Message> {
-    if !agent.connection.is_connected() {
-        std::future::pending::<()>().await;
+struct Slot<'a> {
+    agent: &'a Agent,
+    served: &'a Served,
+    inbox: String,
+    messages: Subscriber,
+    pause: Duration,
+}
+
+impl Slot<'_> {
+    async fn pull(&mut self, kind: Kind) -> Option<Message> {
+        match kind {
+            Kind::Waiting => self.wait_for_chunk().await,
+            Kind::Ahead => self.pull_ahead().await,
+        }
     }
-    let expires = (served.lease / 2).max(Duration::from_millis(250));
-    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", served.session.stream());
-    let request = format!("{{\"batch\":1,\"expires\":{}}}", expires.as_nanos());
-    let client = &agent.connection.client;
-    client.publish_with_reply(subject, inbox.to_owned(), request.into()).await.ok()?;
-    let message = tokio::time::timeout(expires + Duration::from_secs(1), messages.next()).await.ok()??;
-    let is_refused = message.status.is_some_and(|status| status != StatusCode::TIMEOUT);
-    if is_refused {
-        // The stream or its consumer is gone, or not there yet.
-        tokio::time::sleep(*pause).await;
-        *pause = (*pause * 2).min(MAX_PAUSE);
-        return None;
+
+    /// Asks for a chunk, and waits for as long as the server keeps the request.
+    async fn wait_for_chunk(&mut self) -> Option<Message> {
+        let expires = (self.served.lease / 2).max(Duration::from_millis(250));
+        let request = format!("{{\"batch\":1,\"expires\":{}}}", expires.as_nanos());
+        let message = self.ask(request, expires + Duration::from_secs(1)).await?;
+        let is_refused = message.status.is_some_and(|status| status != StatusCode::TIMEOUT);
+        if is_refused {
+            // The stream or its consumer is gone, or not there yet.
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(MAX_PAUSE);
+            return None;
+        }
+        self.pause = MIN_PAUSE;
+        message.status.is_none().then_some(message)
     }
-    *pause = MIN_PAUSE;
-    message.status.is_none().then_some(message)
+
+    /// Waits for the time to ask for a chunk that the broker has now.
+    async fn pull_ahead(&mut self) -> Option<Message> {
+        let message = tokio::select! {
+            () = self.served.ahead.notified() => {
+                self.ask("{\"batch\":1,\"no_wait\":true}".to_owned(), REQUEST_TIMEOUT).await?
+            }
+            Some(late) = self.messages.next() => late, // the answer to an earlier request
+        };
+        message.status.is_none().then_some(message)
+    }
+
+    /// The first answer to a request for a chunk.
+    async fn ask(&mut self, request: String, time: Duration) -> Option<Message> {
+        if !self.agent.connection.is_connected() {
+            std::future::pending::<()>().await;
+        }
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", self.served.session.stream());
+        let client = &self.agent.connection.client;
+        client.publish_with_reply(subject, self.inbox.clone(), request.into()).await.ok()?;
+        timeout(time, self.messages.next()).await.ok()?
+    }
 }

@@ -108,7 +108,7 @@ pub struct Host {
 
 /// The maximum of chunks that agents hold together.
 const MAX_ACK_PENDING: i64 = 1 << 20;
-/// The maximum of pull requests that wait: one for each slot of each agent.
+/// The maximum of pull requests that wait: one for each worker of each agent.
 const MAX_WAITING: i64 = 1 << 16;
 /// How long the broker knows a message at least: for a lease, in which it may be sent again.
 const MIN_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);

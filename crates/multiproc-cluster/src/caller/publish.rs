@@ -41,7 +41,7 @@ pub(super) async fn publish(caller: Arc<Caller>, chunk: u64, new: NewChunk) {
 
 /// Publishes a chunk once more, which the broker has lost, or does not deliver.
 pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
-    let work = {
+    let (work, earlier) = {
         let mut state = caller.lock();
         let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return };
         let Some(work) = outstanding.work.clone() else { return };
@@ -50,8 +50,11 @@ pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
         let header = WorkHeader { copy: outstanding.copy, must_ask: true, ..work.header.clone() };
         let work = Arc::new(Work { header, items: work.items.clone() });
         outstanding.work = Some(Arc::clone(&work));
-        work
+        (work, outstanding.sequence)
     };
+    if let Some(earlier) = earlier {
+        withdraw::remove(&caller, earlier).await; // if it is there, it waits for a host
+    }
     match send(&caller, &work).await {
         Ok(sequence) => note_sent(&caller, work, sequence).await,
         Err(error) => {

@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod ahead;
 mod bounds;
 mod calls;
 mod faults;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         bounds::trials(),
         calls::trials(),
         access::trials(),
+        ahead::trials(),
         faults::trials(),
         hosts::trials(),
         links::trials(),

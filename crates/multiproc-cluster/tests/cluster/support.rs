@@ -226,17 +226,21 @@ impl Server {
 
     /// Waits until agents hold this number of chunks.
     pub(crate) fn wait_for_chunks(&self, what: &str, count: usize) {
-        wait_until(what, || {
-            let names = self.streams().into_iter().filter(|name| !name.starts_with("OBJ_"));
-            self.as_client(async |context| {
-                let mut held = 0;
-                for name in names {
-                    let stream = context.get_stream(name).await.unwrap();
-                    held += stream.consumer_info("agents").await.unwrap().num_ack_pending;
-                }
-                held == count
-            })
-        });
+        wait_until(what, || self.chunks().0 == count);
+    }
+
+    /// The numbers of chunks that agents hold, and that no agent has had.
+    pub(crate) fn chunks(&self) -> (usize, u64) {
+        let names = self.streams().into_iter().filter(|name| !name.starts_with("OBJ_"));
+        self.as_client(async |context| {
+            let (mut held, mut new) = (0, 0);
+            for name in names {
+                let stream = context.get_stream(name).await.unwrap();
+                let info = stream.consumer_info("agents").await.unwrap();
+                (held, new) = (held + info.num_ack_pending, new + info.num_pending);
+            }
+            (held, new)
+        })
     }
 
     /// The bytes in the streams whose names begin so.

@@ -13,7 +13,7 @@ use crate::task::{RemoteFn, TaskId};
 
 /// A function's name between processes that run the same build, on whatever host. A process that is named
 /// another build's function may call any other, so the user compares builds first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FunctionId(pub(super) TaskId);
 
 impl_serde!(newtype FunctionId);

@@ -135,7 +135,7 @@ callable!(A B C D E G H);
 callable!(A B C D E G H I);
 
 /// A function's name between processes that run the same build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TaskId {
     offset: u64,
     signature: u64,

@@ -1,0 +1,111 @@
+//! What a host pulls ahead: of short chunks some, and of long ones none that another host could run.
+
+use std::path::Path;
+
+use async_nats::Message;
+use futures_util::StreamExt;
+use multiproc_cluster::Pool;
+use tempfile::TempDir;
+
+use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::work::{begin_and_sleep_if_some, begin_and_wait, hold, slow_square, square};
+
+trials![
+    long_tasks_run_on_all_workers_of_all_hosts,
+    a_late_host_runs_what_has_not_begun,
+    a_late_host_runs_what_was_pulled_ahead_of_long_tasks,
+    a_host_that_is_busy_with_one_pool_leaves_the_tasks_of_another_to_others,
+    short_chunks_are_pulled_ahead,
+];
+
+/// Submits tasks of an hour; each writes a file.
+fn submit_long(pool: &Pool, folder: &Path, count: usize) -> multiproc::Result<()> {
+    (0..count).try_for_each(|_| pool.submit(hold, (folder.to_owned(), Vec::new())).map(drop))
+}
+
+fn begun(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+fn long_tasks_run_on_all_workers_of_all_hosts() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let _first = server.agent("first");
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("long")?;
+    assert_eq!(pool.apply(square, (3,))?, 9); // so the first host has asked for chunks before the second
+    let _second = server.agent("second");
+    pool.wait_for_hosts(2, TEST_TIMEOUT)?;
+    submit_long(&pool, folder.path(), 4)?;
+    wait_until("all of them run", || begun(folder.path()) == 4);
+    Ok(())
+}
+
+fn a_late_host_runs_what_has_not_begun() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let _first = server.agent("first");
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("late")?;
+    submit_long(&pool, folder.path(), 4)?;
+    wait_until("the first host is busy", || begun(folder.path()) == 2);
+    let _second = server.agent("second");
+    wait_until("all of them run", || begun(folder.path()) == 4);
+    Ok(())
+}
+
+/// The function was short until then, so the first host has pulled all of them.
+fn a_late_host_runs_what_was_pulled_ahead_of_long_tasks() -> Outcome {
+    let server = Server::start();
+    let gate = tempfile::tempdir()?;
+    let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let _first = server.agent("first");
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("turned")?;
+    pool.map(begin_and_sleep_if_some, [None, None, None])?;
+    for _ in 0..2 {
+        let _ = pool.submit(begin_and_wait, (gate.path().to_owned(),))?;
+    }
+    server.wait_for_chunks("the first host is busy", 2);
+    for folder in &folders {
+        let _ = pool.submit(begin_and_sleep_if_some, (Some(folder.path().to_owned()),))?;
+    }
+    wait_until("the broker has them", || server.chunks() == (2, 4));
+    std::fs::write(gate.path().join("go"), "")?;
+    wait_until("the first host has had more than it runs", || server.chunks().0 > 2);
+    let _second = server.agent("second");
+    let has_begun = |folder: &TempDir| begun(folder.path()) > 0;
+    wait_until("all of them run", || folders.iter().all(has_begun));
+    Ok(())
+}
+
+fn a_host_that_is_busy_with_one_pool_leaves_the_tasks_of_another_to_others() -> Outcome {
+    let server = Server::start();
+    let (one, other) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let _first = server.agent("first");
+    let cluster = server.cluster().lease(LEASE * 10).connect()?;
+    let pools = [cluster.pool("one")?, cluster.pool("other")?];
+    assert_eq!(pools[1].apply(square, (3,))?, 9);
+    submit_long(&pools[0], one.path(), 2)?;
+    wait_until("the first host is busy", || begun(one.path()) == 2);
+    let _second = server.agent("second");
+    submit_long(&pools[1], other.path(), 2)?;
+    wait_until("all of them run", || begun(other.path()) == 2);
+    Ok(())
+}
+
+fn short_chunks_are_pulled_ahead() -> Outcome {
+    let server = Server::start();
+    let _agent = server.agent("a");
+    let pool = server.pool("short");
+    let tasks = server.as_client(async |context| {
+        let mut pulls = context.client().subscribe("$JS.API.CONSUMER.MSG.NEXT.>").await.unwrap();
+        let tasks: Vec<_> = (0..1000).map(|number| pool.submit(slow_square, (number,)).unwrap()).collect();
+        let is_ahead = |pull: &Message| std::str::from_utf8(&pull.payload).unwrap().contains("no_wait");
+        let mut ahead = pulls.by_ref().filter(|pull| std::future::ready(is_ahead(pull)));
+        let found = tokio::time::timeout(TEST_TIMEOUT, ahead.next()).await;
+        assert!(found.is_ok(), "none is pulled ahead");
+        tasks
+    });
+    for (number, task) in (0..).zip(tasks) {
+        assert_eq!(task.get()?, number * number);
+    }
+    Ok(())
+}
