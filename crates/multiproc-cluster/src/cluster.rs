@@ -76,7 +76,7 @@ impl Cluster {
             Storage::Memory => StorageType::Memory,
             Storage::File => StorageType::File,
         };
-        let settings = Settings { build, lease: builder.lease, storage };
+        let settings = Settings { build, lease: builder.lease, storage, max_pending: builder.max_pending };
         Ok(Self { shared: Arc::new(Shared { connection, settings, runtime }) })
     }
 
@@ -115,6 +115,9 @@ impl ClusterBuilder {
     pub fn connect(self) -> Result<Cluster> {
         if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease) {
             return Err(encoded::invalid(format!("`lease` must be from {MIN_LEASE:?} to {MAX_LEASE:?}")));
+        }
+        if self.max_pending == 0 {
+            return Err(encoded::invalid("`max_pending` must be at least 1".to_owned()));
         }
         Cluster::start(self)
     }

@@ -37,7 +37,11 @@ pub struct ClusterBuilder {
     pub(crate) connect: ConnectOptions,
     pub(crate) lease: Duration,
     pub(crate) storage: Storage,
+    pub(crate) max_pending: usize,
 }
+
+/// Small tasks take a few megabytes at the broker, and tasks of 100 KB a gigabyte.
+const MAX_PENDING: usize = 10_000;
 
 impl ClusterBuilder {
     pub(crate) fn new(url: &str) -> Self {
@@ -46,6 +50,7 @@ impl ClusterBuilder {
             connect: ConnectOptions::new(),
             lease: Duration::from_secs(10),
             storage: Storage::default(),
+            max_pending: MAX_PENDING,
         }
     }
 
@@ -60,6 +65,14 @@ impl ClusterBuilder {
     /// 0.5 s. A dead host's items begin elsewhere after it; a caller's work is withdrawn after it.
     pub fn lease(mut self, time: Duration) -> Self {
         self.lease = time;
+        self
+    }
+
+    /// As [`multiproc::pool::PoolBuilder::max_pending`]: the maximum number of submitted tasks of a pool that
+    /// have no result. At the limit [`submit`](crate::Pool::submit) blocks until one has, and
+    /// [`try_submit`](crate::Pool::try_submit) gives the arguments back. Default: 10,000.
+    pub fn max_pending(mut self, tasks: usize) -> Self {
+        self.max_pending = tasks;
         self
     }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use multiproc::pool::encoded::{self, FunctionId};
+use multiproc::queue::SendError;
 use multiproc::{RemoteFn, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::caller::inbox::Inbox;
+use crate::caller::permits::Permit;
 use crate::caller::{Caller, Host, NewChunk};
 use crate::cluster::Shared;
 use crate::options::{HostLoss, Options};
@@ -121,7 +123,8 @@ impl Pool {
         self.options().apply(function, args)
     }
 
-    /// As [`multiproc::Pool::submit`]: one task, and a handle for its result. Does not block.
+    /// As [`multiproc::Pool::submit`]: one task, and a handle for its result. Does not block, unless
+    /// [`max_pending`](crate::ClusterBuilder::max_pending) tasks have no result.
     pub fn submit<F, Args, R>(&self, function: F, args: Args) -> Result<TaskHandle<R>>
     where
         F: RemoteFn<Args, Output = R>,
@@ -129,6 +132,31 @@ impl Pool {
         R: Serialize + DeserializeOwned,
     {
         self.options().submit(function, args)
+    }
+
+    /// As [`multiproc::Pool::try_submit`]: does not block, but gives the arguments back where `submit` would.
+    pub fn try_submit<F, Args, R>(&self, function: F, args: Args) -> Result<TaskHandle<R>, SendError<Args>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.options().try_submit(function, args)
+    }
+
+    /// As [`multiproc::Pool::submit_timeout`]: waits for room for at most `time`.
+    pub fn submit_timeout<F, Args, R>(
+        &self,
+        function: F,
+        args: Args,
+        time: Duration,
+    ) -> Result<TaskHandle<R>, SendError<Args>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.options().submit_timeout(function, args, time)
     }
 }
 
@@ -232,7 +260,7 @@ impl CallOptions<'_> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        self.submit(function, args)?.get()
+        self.submit_with(None, function, &args)?.get()
     }
 
     /// As [`Pool::submit`].
@@ -242,9 +270,64 @@ impl CallOptions<'_> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        let permit = self.caller.permits.take(None);
+        self.submit_with(permit, function, &args)
+    }
+
+    /// As [`Pool::try_submit`].
+    pub fn try_submit<F, Args, R>(self, function: F, args: Args) -> Result<TaskHandle<R>, SendError<Args>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.submit_within(function, args, Some(Instant::now()))
+    }
+
+    /// As [`Pool::submit_timeout`].
+    pub fn submit_timeout<F, Args, R>(
+        self,
+        function: F,
+        args: Args,
+        time: Duration,
+    ) -> Result<TaskHandle<R>, SendError<Args>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.submit_within(function, args, Instant::now().checked_add(time))
+    }
+
+    fn submit_within<F, Args, R>(
+        self,
+        function: F,
+        args: Args,
+        deadline: Option<Instant>,
+    ) -> Result<TaskHandle<R>, SendError<Args>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let Some(permit) = self.caller.permits.take(deadline) else { return Err(encoded::full(args)) };
+        self.submit_with(Some(permit), function, &args).map_err(|error| encoded::refused(error, args))
+    }
+
+    fn submit_with<F, Args, R>(
+        self,
+        permit: Option<Permit>,
+        function: F,
+        args: &Args,
+    ) -> Result<TaskHandle<R>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
         self.check()?;
         let (mut bytes, mut items) = (Vec::new(), Vec::new());
-        encoded::encode(&args, &mut bytes, "the arguments")?;
+        encoded::encode(args, &mut bytes, "the arguments")?;
         protocol::push(&mut items, &bytes);
         let inbox = Arc::<Inbox>::default();
         let chunk = self.caller.submit(NewChunk {
@@ -256,6 +339,7 @@ impl CallOptions<'_> {
             timeout: self.options.timeout,
             retries: self.options.retries,
             on_host_loss: self.options.on_host_loss,
+            permit,
             called: Instant::now(),
         })?;
         Ok(TaskHandle::new(Arc::clone(self.caller), inbox, chunk))

@@ -199,6 +199,7 @@ where
             timeout: self.options.timeout,
             retries: self.options.retries,
             on_host_loss: self.options.on_host_loss,
+            permit: None, // the window bounds what is out
             called: *self.called.get_or_insert_with(Instant::now),
         });
         match submitted {

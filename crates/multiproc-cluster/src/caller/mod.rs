@@ -3,6 +3,7 @@
 pub(crate) mod inbox;
 mod monitor;
 mod outstanding;
+pub(crate) mod permits;
 mod publish;
 mod replies;
 mod withdraw;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use self::inbox::Inbox;
 use self::outstanding::Outstanding;
+use self::permits::{Permit, Permits};
 pub(crate) use self::replies::unreadable;
 use crate::build_id;
 use crate::connection::Connection;
@@ -36,6 +38,7 @@ pub(crate) struct Caller {
     pub(crate) runtime: Handle,
     state: Mutex<State>,
     next_chunk: AtomicU64,
+    pub(crate) permits: Arc<Permits>,
     over: watch::Sender<bool>,
 }
 
@@ -44,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) build: Build,
     pub(crate) lease: Duration,
     pub(crate) storage: StorageType,
+    pub(crate) max_pending: usize,
 }
 
 impl Settings {
@@ -88,6 +92,8 @@ pub(crate) struct NewChunk {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
     pub(crate) on_host_loss: HostLoss,
+    /// Of a submitted task.
+    pub(crate) permit: Option<Permit>,
     /// When its call began. A call that is older than a lease does not wait another one for hosts or broker.
     pub(crate) called: Instant,
 }
@@ -139,6 +145,7 @@ impl Caller {
             runtime,
             state: Mutex::new(state),
             next_chunk: AtomicU64::new(0),
+            permits: Permits::new(settings.max_pending),
             over: watch::Sender::new(false),
         });
         replies::start(&caller).await?;
@@ -147,7 +154,7 @@ impl Caller {
     }
 
     /// Sends a chunk to the hosts; its results arrive in its inbox. Returns its number.
-    pub(crate) fn submit(self: &Arc<Self>, new: NewChunk) -> Result<u64> {
+    pub(crate) fn submit(self: &Arc<Self>, mut new: NewChunk) -> Result<u64> {
         let chunk = self.next_chunk.fetch_add(1, Relaxed);
         {
             let mut state = self.lock();
@@ -158,10 +165,10 @@ impl Caller {
                 && new.called.elapsed() > self.settings.lease
             {
                 drop(state);
-                Outstanding::new(&new).fail(chunk, silence);
+                Outstanding::new(&mut new).fail(chunk, silence);
                 return Ok(chunk);
             }
-            state.outstanding.insert(chunk, Outstanding::new(&new));
+            state.outstanding.insert(chunk, Outstanding::new(&mut new));
         }
         self.runtime.spawn(publish::publish(Arc::clone(self), chunk, new));
         Ok(chunk)

@@ -8,6 +8,7 @@ use multiproc::pool::encoded;
 
 use super::NewChunk;
 use super::inbox::{Batch, Content, Inbox};
+use super::permits::Permit;
 use super::publish::Work;
 use crate::options::HostLoss;
 use crate::protocol::{Delivery, Reply};
@@ -39,10 +40,12 @@ pub(super) struct Outstanding {
     pub(super) has_object: bool,
     /// Its results are being fetched from the object store.
     pub(super) is_arriving: bool,
+    /// Another task may be submitted when this drops.
+    _permit: Option<Permit>,
 }
 
 impl Outstanding {
-    pub(super) fn new(chunk: &NewChunk) -> Self {
+    pub(super) fn new(chunk: &mut NewChunk) -> Self {
         Self {
             inbox: Arc::clone(&chunk.inbox),
             first: chunk.first,
@@ -59,6 +62,7 @@ impl Outstanding {
             sequence: None,
             has_object: false,
             is_arriving: false,
+            _permit: chunk.permit.take(),
         }
     }
 
@@ -165,6 +169,7 @@ mod tests {
             sequence: None,
             has_object: false,
             is_arriving: false,
+            _permit: None,
         }
     }
 

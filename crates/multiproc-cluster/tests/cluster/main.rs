@@ -18,6 +18,7 @@ mod keys;
 mod link;
 mod links;
 mod network;
+mod pending;
 mod support;
 mod withdrawn;
 mod work;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         faults::trials(),
         hosts::trials(),
         links::trials(),
+        pending::trials(),
         withdrawn::trials(),
     ];
     let trials: Vec<Trial> = groups.into_iter().flatten().collect();

@@ -5,6 +5,7 @@ use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
 use super::item_loop::ItemLoop;
+use crate::channel::errors::SendError;
 use crate::error::{Cause, Error, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::{panic, wire};
@@ -68,6 +69,16 @@ pub fn invalid(what: String) -> Error {
 /// The error of a task that was withdrawn.
 pub fn cancelled() -> Error {
     Error::new(Cause::Cancelled)
+}
+
+/// A task that a pool has no room for, with its arguments.
+pub fn full<Args>(args: Args) -> SendError<Args> {
+    refused(Error::new(Cause::Full("pool".to_owned())), args)
+}
+
+/// A task that was not submitted, with its arguments.
+pub fn refused<Args>(error: Error, args: Args) -> SendError<Args> {
+    SendError { error, item: args }
 }
 
 /// The error of a wait that took too long.
