@@ -58,6 +58,7 @@ mod options;
 mod caller;
 
 mod payload;
+mod stats;
 
 mod connection;
 
@@ -71,4 +72,5 @@ pub use cluster::Cluster;
 pub use options::{ClusterBuilder, HostLoss, Storage};
 pub use pool::{CallOptions, Pool};
 pub use results::Results;
-pub use task_handle::TaskHandle;
+pub use stats::{HostStats, PoolStats};
+pub use task_handle::{Canceller, TaskHandle};

@@ -87,6 +87,7 @@ impl ClusterBuilder {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Duration,
     pub(crate) retries: u32,
     pub(crate) buffer_size: Option<usize>,
     pub(crate) on_host_loss: HostLoss,

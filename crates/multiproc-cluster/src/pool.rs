@@ -16,7 +16,8 @@ use crate::caller::{Caller, Host, NewChunk};
 use crate::cluster::Shared;
 use crate::options::{HostLoss, Options};
 use crate::protocol;
-use crate::results::{Order, Results};
+use crate::results::{Items, Order, Results};
+use crate::stats::PoolStats;
 use crate::task_handle::TaskHandle;
 
 /// The workers of all agents of a [`Cluster`](crate::Cluster), as one pool.
@@ -48,6 +49,11 @@ impl Pool {
     /// The hosts whose agents have answered within a lease. Does not block.
     pub fn hosts(&self) -> Vec<Host> {
         self.caller.hosts()
+    }
+
+    /// What the hosts have done so far for this pool. Does not block.
+    pub fn stats(&self) -> PoolStats {
+        self.caller.stats()
     }
 
     /// Waits until this number of hosts serve the pool.
@@ -89,6 +95,28 @@ impl Pool {
         I: IntoIterator<Item = T>,
     {
         self.options().map_results(function, items)
+    }
+
+    /// As [`multiproc::Pool::starmap`]: each item is a tuple of the function's arguments.
+    pub fn starmap<F, Args, R, I>(&self, function: F, items: I) -> Result<Vec<R>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.options().starmap(function, items)
+    }
+
+    /// As [`multiproc::Pool::starmap_results`]: each item's result.
+    pub fn starmap_results<F, Args, R, I>(&self, function: F, items: I) -> Result<Vec<Result<R>>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.options().starmap_results(function, items)
     }
 
     /// As [`multiproc::Pool::imap`]: results in the order of the items, as they arrive.
@@ -175,6 +203,13 @@ impl CallOptions<'_> {
         self
     }
 
+    /// As [`multiproc::pool::CallOptions::grace`]: how long a task may go on after its time limit, or after
+    /// it was [cancelled](TaskHandle::cancel), to end by itself.
+    pub fn grace(mut self, time: Duration) -> Self {
+        self.options.grace = time;
+        self
+    }
+
     /// As [`multiproc::pool::CallOptions::retries`]: further runs of an item whose *worker* died.
     pub fn retries(mut self, times: u32) -> Self {
         self.options.retries = times;
@@ -229,6 +264,41 @@ impl CallOptions<'_> {
     {
         self.check()?;
         self.imap(function, items).collect_all()
+    }
+
+    /// As [`Pool::starmap`].
+    pub fn starmap<F, Args, R, I>(self, function: F, items: I) -> Result<Vec<R>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.tuples(function, items).collect()
+    }
+
+    /// As [`Pool::starmap_results`].
+    pub fn starmap_results<F, Args, R, I>(self, function: F, items: I) -> Result<Vec<Result<R>>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.check()?;
+        self.tuples(function, items).collect_all()
+    }
+
+    fn tuples<F, Args, R, I>(self, function: F, items: I) -> Results<I::IntoIter, R>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        let function = self.check().and_then(|()| FunctionId::of(function));
+        let input = (items.into_iter(), Items::Tuples);
+        Results::new(Arc::clone(self.caller), self.options, function, input, Order::Input)
     }
 
     /// As [`Pool::imap`].
@@ -337,6 +407,7 @@ impl CallOptions<'_> {
             count: 1,
             items,
             timeout: self.options.timeout,
+            grace: self.options.grace,
             retries: self.options.retries,
             on_host_loss: self.options.on_host_loss,
             permit,
@@ -353,7 +424,8 @@ impl CallOptions<'_> {
         I: IntoIterator<Item = T>,
     {
         let function = self.check().and_then(|()| FunctionId::of(function));
-        Results::new(Arc::clone(self.caller), self.options, function, items.into_iter(), order)
+        let input = (items.into_iter(), Items::Arguments);
+        Results::new(Arc::clone(self.caller), self.options, function, input, order)
     }
 }
 

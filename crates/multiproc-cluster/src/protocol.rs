@@ -103,6 +103,7 @@ pub(crate) struct WorkHeader {
     pub(crate) count: u32,
     pub(crate) function: FunctionId,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Duration,
     pub(crate) retries: u32,
     /// Whether the agent asks before it begins the chunk, even at its first delivery.
     pub(crate) must_ask: bool,
@@ -215,6 +216,15 @@ pub(crate) fn pop_result<'a>(results: &mut &'a [u8]) -> Result<&'a [u8]> {
     }
 }
 
+/// The number of errors among a chunk's results.
+pub(crate) fn count_errors(mut results: &[u8]) -> u64 {
+    let mut errors = 0;
+    while let Ok(result) = pop(&mut results) {
+        errors += u64::from(result.first() == Some(&1));
+    }
+    errors
+}
+
 fn cut_short() -> Error {
     encoded::undecodable("a message of the cluster is cut short")
 }
@@ -260,6 +270,7 @@ mod tests {
         let mut results = Vec::new();
         push_result(&mut results, &Ok(vec![1, 2])).unwrap();
         push_result(&mut results, &Err(encoded::cancelled())).unwrap();
+        assert_eq!(count_errors(&results), 1);
         let mut rest = &results[..];
         assert_eq!(pop_result(&mut rest).unwrap(), [1, 2]);
         assert!(pop_result(&mut rest).unwrap_err().is_cancelled());

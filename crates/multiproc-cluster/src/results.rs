@@ -23,6 +23,15 @@ pub(crate) enum Order {
     Arrival,
 }
 
+/// What each item of a call is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Items {
+    /// The function's one argument.
+    Arguments,
+    /// All its arguments.
+    Tuples,
+}
+
 /// The results of [`imap`](crate::Pool::imap) and [`imap_unordered`](crate::Pool::imap_unordered). `next`
 /// blocks until there is one. `I` is the iterator of the input.
 ///
@@ -36,6 +45,7 @@ pub struct Results<I, R> {
     function: Result<FunctionId, Option<Error>>,
     /// `None` at its end.
     input: Option<I>,
+    items: Items,
     order: Order,
     inbox: Arc<Inbox>,
     out: HashSet<u64>,
@@ -71,7 +81,7 @@ impl<I, R> Results<I, R> {
         caller: Arc<Caller>,
         options: Options,
         function: Result<FunctionId>,
-        input: I,
+        (input, items): (I, Items),
         order: Order,
     ) -> Self {
         Self {
@@ -79,6 +89,7 @@ impl<I, R> Results<I, R> {
             options,
             input: function.is_ok().then_some(input),
             function: function.map_err(Some),
+            items,
             order,
             inbox: Arc::default(),
             out: HashSet::new(),
@@ -122,6 +133,40 @@ where
     pub(crate) fn collect_all(mut self) -> Result<Vec<Result<R>>> {
         let all = self.by_ref().collect();
         self.refusal.take().map_or(Ok(all), Err)
+    }
+
+    /// As `next`, but waits for at most `time`, besides what the input takes. `None` at the end, too: then
+    /// [`size_hint`](Iterator::size_hint) is zero.
+    pub fn next_timeout(&mut self, time: Duration) -> Option<Result<R>> {
+        self.next_until(Instant::now().checked_add(time))
+    }
+
+    fn next_until(&mut self, deadline: Option<Instant>) -> Option<Result<R>> {
+        if let Err(error) = &mut self.function {
+            return error.take().map(Err);
+        }
+        loop {
+            if let Some(current) = &mut self.current {
+                if current.left > 0 {
+                    self.returned += 1;
+                    return Some(current.next());
+                }
+                self.current = None;
+            }
+            while let Some(batch) = self.inbox.try_take() {
+                self.admit(batch);
+            }
+            self.fill();
+            if let Some(batch) = self.next_batch() {
+                self.current = Some(Cursor::new(batch, true));
+                continue;
+            }
+            if self.out.is_empty() {
+                return None;
+            }
+            let batch = self.inbox.take(deadline)?;
+            self.admit(batch);
+        }
     }
 
     /// Sends chunks while there is room for them. Stops to return a result that is there, if sending takes
@@ -168,7 +213,11 @@ where
                 break;
             };
             bytes.clear();
-            if let Err(error) = encoded::encode(&(item,), &mut bytes, "the arguments") {
+            let encoded = match self.items {
+                Items::Arguments => encoded::encode(&(item,), &mut bytes, "the arguments"),
+                Items::Tuples => encoded::encode(&item, &mut bytes, "the arguments"),
+            };
+            if let Err(error) = encoded {
                 let first = self.next_item + u64::from(count);
                 let content = Content::Lost(error);
                 self.unsendable = Some(Batch { chunk: u64::MAX, first, count: 1, content });
@@ -197,6 +246,7 @@ where
             count,
             items,
             timeout: self.options.timeout,
+            grace: self.options.grace,
             retries: self.options.retries,
             on_host_loss: self.options.on_host_loss,
             permit: None, // the window bounds what is out
@@ -224,31 +274,7 @@ where
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {
-        if let Err(error) = &mut self.function {
-            return error.take().map(Err);
-        }
-        loop {
-            if let Some(current) = &mut self.current {
-                if current.left > 0 {
-                    self.returned += 1;
-                    return Some(current.next());
-                }
-                self.current = None;
-            }
-            while let Some(batch) = self.inbox.try_take() {
-                self.admit(batch);
-            }
-            self.fill();
-            if let Some(batch) = self.next_batch() {
-                self.current = Some(Cursor::new(batch, true));
-                continue;
-            }
-            if self.out.is_empty() {
-                return None;
-            }
-            let batch = self.inbox.take(None)?;
-            self.admit(batch);
-        }
+        self.next_until(None)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

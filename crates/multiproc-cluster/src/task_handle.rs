@@ -58,10 +58,41 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
         self.taken || self.inbox.has_some()
     }
 
+    /// Whether a host has begun the task and it has no result yet. Does not block.
+    pub fn is_running(&self) -> bool {
+        !self.is_ready() && self.caller.is_running(self.chunk)
+    }
+
     /// Cancels the task: it does not begin any more, or its worker is killed. Does not block. False if it has
     /// its result.
     pub fn cancel(&self) -> bool {
+        self.canceller().cancel()
+    }
+
+    /// What can [`cancel`](Self::cancel) this task while another thread waits for its result, or after this
+    /// handle was dropped.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { caller: Arc::clone(&self.caller), chunk: self.chunk }
+    }
+}
+
+/// Cancels one task. Made by [`TaskHandle::canceller`].
+#[derive(Clone)]
+pub struct Canceller {
+    caller: Arc<Caller>,
+    chunk: u64,
+}
+
+impl Canceller {
+    /// As [`TaskHandle::cancel`].
+    pub fn cancel(&self) -> bool {
         self.caller.fail(self.chunk, encoded::cancelled())
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").field("chunk", &self.chunk).finish_non_exhaustive()
     }
 }
 

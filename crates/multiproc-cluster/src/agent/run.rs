@@ -53,7 +53,7 @@ fn run_items(
     items: Vec<Vec<u8>>,
     stop: &Stop,
 ) -> Option<Vec<Result<Vec<u8>>>> {
-    let mut options = agent.pool.options().retries(header.retries);
+    let mut options = agent.pool.options().retries(header.retries).grace(header.grace);
     if let Some(timeout) = header.timeout {
         options = options.timeout(timeout);
     }

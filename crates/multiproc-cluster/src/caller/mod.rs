@@ -22,14 +22,15 @@ use multiproc::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use self::inbox::Inbox;
+use self::inbox::{Content, Inbox};
 use self::outstanding::Outstanding;
 use self::permits::{Permit, Permits};
 pub(crate) use self::replies::unreadable;
 use crate::build_id;
 use crate::connection::Connection;
 use crate::options::HostLoss;
-use crate::protocol::{Build, CONSUMER, CallerAdvert, Session};
+use crate::protocol::{self, Build, CONSUMER, CallerAdvert, Session};
+use crate::stats::{HostStats, PoolStats};
 
 pub(crate) struct Caller {
     pub(crate) session: Session,
@@ -66,6 +67,8 @@ struct State {
     outstanding: HashMap<u64, Outstanding>,
     /// The agents that have answered, by their ids.
     hosts: BTreeMap<String, HostState>,
+    /// What hosts have done, by their names.
+    stats: BTreeMap<String, HostStats>,
     /// When the last host went that serves this build; the session's start before the first.
     without_hosts: Option<Instant>,
     /// The first and the last refusal of a chunk by the broker since it has taken one.
@@ -90,6 +93,7 @@ pub(crate) struct NewChunk {
     pub(crate) count: u32,
     pub(crate) items: Vec<u8>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) grace: Duration,
     pub(crate) retries: u32,
     pub(crate) on_host_loss: HostLoss,
     /// Of a submitted task.
@@ -134,6 +138,7 @@ impl Caller {
             failure: None,
             outstanding: HashMap::new(),
             hosts: BTreeMap::new(),
+            stats: BTreeMap::new(),
             without_hosts: Some(Instant::now()),
             refused: None,
             silence: None,
@@ -209,6 +214,17 @@ impl Caller {
         hosts
     }
 
+    pub(crate) fn stats(&self) -> PoolStats {
+        let state = self.lock();
+        let pending = state.outstanding.values().map(|outstanding| u64::from(outstanding.count)).sum();
+        PoolStats { hosts: state.stats.values().cloned().collect(), pending }
+    }
+
+    /// Whether a host has begun a chunk that has no results.
+    pub(crate) fn is_running(&self, chunk: u64) -> bool {
+        self.lock().outstanding.get(&chunk).is_some_and(|outstanding| outstanding.host.is_some())
+    }
+
     /// Whether the session is of no more use.
     fn has_failed(&self) -> bool {
         self.lock().failure.is_some()
@@ -258,6 +274,32 @@ impl Caller {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn stats_of(&mut self, host: &str) -> &mut HostStats {
+        let new = || HostStats { name: host.to_owned(), ..HostStats::default() };
+        self.stats.entry(host.to_owned()).or_insert_with(new)
+    }
+
+    /// Notes what a host has handed in.
+    fn note_results(&mut self, content: &Content, count: u32) {
+        let count = u64::from(count);
+        match content {
+            Content::Results { bytes, host, work } => {
+                let failed = protocol::count_errors(bytes).min(count);
+                let stats = self.stats_of(host);
+                stats.tasks_done += count - failed;
+                stats.tasks_failed += failed;
+                stats.running += *work;
+            }
+            Content::Lost(error) => {
+                if let Some(host) = error.host() {
+                    self.stats_of(host).tasks_failed += count;
+                }
+            }
+        }
     }
 }
 

@@ -186,14 +186,15 @@ fn check_hosts(caller: &Arc<Caller>) {
                 outstanding.host.as_ref().is_some_and(|(agent, _)| !state.hosts.contains_key(agent));
             if is_lost && outstanding.on_host_loss == HostLoss::Fail {
                 let host = outstanding.host.as_ref().map(|(_, host)| host.clone());
-                failed.push((chunk, host.unwrap_or_default()));
+                failed.push((chunk, host.unwrap_or_default(), u64::from(outstanding.count)));
             } else if is_unserved && outstanding.called.elapsed() > lease {
                 unserved.push(chunk);
             }
         }
         is_unserved
     };
-    for (chunk, host) in failed {
+    for (chunk, host, count) in failed {
+        caller.lock().stats_of(&host).tasks_lost += count;
         caller.fail(chunk, outstanding::loss(&[host]));
     }
     let silence = is_unserved.then(|| no_host(caller));

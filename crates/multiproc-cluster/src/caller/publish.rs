@@ -98,6 +98,7 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk) -> Result<Arc<
         count: new.count,
         function: new.function,
         timeout: new.timeout,
+        grace: new.grace,
         retries: new.retries,
         must_ask: new.on_host_loss == HostLoss::Fail,
         object: None,

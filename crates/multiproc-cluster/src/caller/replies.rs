@@ -89,7 +89,14 @@ fn begin(caller: &Arc<Caller>, chunk: u64, delivery: Delivery, host: (String, St
         let mut state = caller.lock();
         let State { outstanding, hosts, .. } = &mut *state;
         let Some(outstanding) = outstanding.get_mut(&chunk) else { return Reply::Finished };
-        outstanding.begin(delivery, host, |agent| hosts.contains_key(agent))
+        let losses = outstanding.lost.len();
+        let begun = outstanding.begin(delivery, host, |agent| hosts.contains_key(agent));
+        let lost = outstanding.lost.get(losses).cloned();
+        let count = u64::from(outstanding.count);
+        if let Some(lost) = lost {
+            state.stats_of(&lost).tasks_lost += count;
+        }
+        begun
     };
     begun.unwrap_or_else(|error| {
         caller.fail(chunk, error);
@@ -110,6 +117,7 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
         return Reply::Superseded;
     }
     if let Some(outstanding) = state.outstanding.remove(&chunk) {
+        state.note_results(&content, outstanding.count);
         drop(state);
         if outstanding.has_object {
             let caller = Arc::clone(caller);

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use multiproc::{Error, Result};
+use multiproc_cluster::HostLoss;
 
-use crate::support::{Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{enlarge, fail, sleep, square};
+use crate::support::{LEASE, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_for_begin, wait_until};
+use crate::work::{HOUR, begin_and_wait, divide, enlarge, fail, run_until_cancelled, sleep, square};
 
 trials![
     values_and_errors_are_those_of_a_local_pool,
@@ -23,6 +24,10 @@ trials![
     retries_are_those_of_a_local_pool,
     arguments_that_cannot_leave_the_host_are_errors,
     results_that_the_broker_does_not_take_are_errors,
+    calls_take_tuples_of_arguments,
+    a_call_waits_for_its_next_result_for_a_time,
+    a_cancelled_task_may_end_by_itself_in_its_grace,
+    statistics_name_the_hosts,
 ];
 
 type Facts = (multiproc::ErrorKind, Option<u64>, Option<i32>, Option<i32>);
@@ -226,6 +231,68 @@ fn arguments_that_cannot_leave_the_host_are_errors() -> Outcome {
     assert!(server.cluster().connect()?.pool("a.b").is_err());
     Ok(())
 }
+
+fn calls_take_tuples_of_arguments() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("tuples");
+    assert_eq!(pool.starmap(u64::pow, [(2, 10), (3, 2)])?, [1024, 9]);
+    let pair = |pair: (u32, String)| format!("{}{}", pair.1, pair.0);
+    assert_eq!(pool.starmap(pair, [((1, "a".to_owned()),)])?, ["a1"]);
+    let results = pool.starmap_results(divide, [(4, 2), (1, 0)])?;
+    assert!(matches!(results[..], [Ok(2), Err(_)]), "{results:?}");
+    Ok(())
+}
+
+fn a_call_waits_for_its_next_result_for_a_time() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("times")?;
+    let mut results = pool.imap_unordered(sleep, [Duration::ZERO, HOUR]);
+    assert!(results.next_timeout(TEST_TIMEOUT).is_some_and(|result| result.is_ok()));
+    assert!(results.next_timeout(Duration::from_millis(20)).is_none());
+    assert_eq!(results.size_hint(), (1, Some(1)));
+    Ok(())
+}
+
+fn a_cancelled_task_may_end_by_itself_in_its_grace() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("grace")?;
+    let folder = tempfile::tempdir()?;
+    let task = pool.options().grace(HOUR).submit(run_until_cancelled, (folder.path().to_owned(),))?;
+    wait_until("it has begun", || folder.path().join("begun").exists());
+    wait_until("the caller knows", || task.is_running());
+    let canceller = task.canceller();
+    let cancelled = std::thread::spawn(move || canceller.cancel());
+    assert!(cancelled.join().unwrap() && !task.is_running());
+    assert!(task.get().unwrap_err().is_cancelled());
+    wait_until("it ends by itself", || folder.path().join("ended").exists());
+    Ok(())
+}
+
+fn statistics_name_the_hosts() -> Outcome {
+    let server = Server::start();
+    let mut agents = server.agents(&["a", "b"]);
+    let pool = server.pool("statistics");
+    pool.wait_for_hosts(2, TEST_TIMEOUT)?;
+    assert_eq!(pool.map_results(fail, [0, 1, 4, 6])?.len(), 4);
+    let total = pool.stats().total();
+    assert_eq!((total.tasks_done, total.tasks_failed, total.tasks_lost), (2, 2, 0));
+    let folder = tempfile::tempdir()?;
+    let loss = pool.options().on_host_loss(HostLoss::Retry(0));
+    let mut task = loss.submit(begin_and_wait, (folder.path().to_owned(),))?;
+    let first = wait_for_begin(folder.path(), &[]);
+    assert_eq!(pool.stats().pending, 1);
+    agents.retain(|agent| agent.pid() != first);
+    let error = task.get_timeout(TEST_TIMEOUT).unwrap_err();
+    let stats = pool.stats();
+    let lost: Vec<_> = stats.hosts.iter().filter(|host| host.tasks_lost > 0).collect();
+    assert!(lost.len() == 1 && error.host() == Some(&lost[0].name), "{error}: {stats}");
+    assert_eq!((stats.total().tasks_lost, stats.pending), (1, 0));
+    Ok(())
+}
+
 /// The error of each item would not fit into the message.
 fn results_that_the_broker_does_not_take_are_errors() -> Outcome {
     let limits = "max_memory_store: 200000".to_owned();

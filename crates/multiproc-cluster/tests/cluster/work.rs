@@ -13,6 +13,10 @@ pub(crate) fn square(number: u64) -> u64 {
     number * number
 }
 
+pub(crate) fn divide(number: u32, divisor: u32) -> u32 {
+    number / divisor
+}
+
 /// Takes a millisecond.
 pub(crate) fn slow_square(number: u64) -> u64 {
     std::thread::sleep(Duration::from_millis(1));
@@ -73,4 +77,13 @@ pub(crate) fn begin_and_sleep_if_some(folder: Option<PathBuf>) {
         let _ = fs::write(folder.join("begun"), "");
         std::thread::sleep(HOUR);
     }
+}
+
+/// Says in the folder that it has begun; ends when it is cancelled, and says so there.
+pub(crate) fn run_until_cancelled(folder: PathBuf) {
+    let _ = fs::write(folder.join("begun"), "");
+    while !multiproc::is_cancelled() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = fs::write(folder.join("ended"), "");
 }
