@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject, jetstream};
 use multiproc::Result;
-use tokio::sync::{SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::run::{Ran, Stop, StopOnDrop};
 use super::session::{Registered, Served};
@@ -34,7 +34,7 @@ pub(super) async fn take(
     agent: &Arc<Agent>,
     served: &Arc<Served>,
     message: Message,
-    place: SemaphorePermit<'_>,
+    place: OwnedSemaphorePermit,
 ) {
     let context = agent.connection.context.clone();
     let message = jetstream::Message { message, context };
@@ -104,7 +104,7 @@ async fn serve(
     (header, items): (WorkHeader, Vec<u8>),
     delivered: Delivered,
     acknowledge: &Subject,
-    place: SemaphorePermit<'_>,
+    place: OwnedSemaphorePermit,
 ) -> bool {
     let chunk = header.chunk;
     let grant = match begin(agent, served, &header, delivered.count).await {
@@ -142,7 +142,7 @@ async fn run_and_report(
     served: &Arc<Served>,
     (header, items): (WorkHeader, Vec<u8>),
     grant: u64,
-    mut place: SemaphorePermit<'_>,
+    mut place: OwnedSemaphorePermit,
 ) -> Option<Reply> {
     let chunk = (header.chunk, grant);
     let read = match &header.object {
@@ -156,9 +156,7 @@ async fn run_and_report(
     };
     let encoded = match read {
         Ok(items) => {
-            let ran = run(agent, header, protocol::values(&items).ok()?).await;
-            drop(place);
-            let Ran { results, work } = ran?;
+            let Ran { results, work } = run(agent, header, protocol::values(&items).ok()?, place).await?;
             encode(&results).map(|results| (results, work))
         }
         Err(error) => Err(error),
@@ -227,11 +225,16 @@ async fn refuse(
 }
 
 /// `None` if it is stopped, or the pool has ended. If this is dropped, the items are stopped.
-async fn run(agent: &Arc<Agent>, header: WorkHeader, items: Vec<Vec<u8>>) -> Option<Ran> {
+async fn run(
+    agent: &Arc<Agent>,
+    header: WorkHeader,
+    items: Vec<Vec<u8>>,
+    place: OwnedSemaphorePermit,
+) -> Option<Ran> {
     let stop = Arc::<Stop>::default();
     let guard = StopOnDrop(Arc::clone(&stop));
     let agent = Arc::clone(agent);
-    let ran = tokio::task::spawn_blocking(move || run::run(&agent, &header, items, &stop)).await;
+    let ran = tokio::task::spawn_blocking(move || run::run(&agent, &header, items, &stop, place)).await;
     drop(guard);
     ran.ok()?
 }

@@ -150,7 +150,7 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
             workers,
             pool,
             connection,
-            places: Semaphore::new(workers),
+            places: Arc::new(Semaphore::new(workers)),
             pace: Mutex::default(),
             active: AtomicUsize::new(0),
             sessions: Mutex::default(),
@@ -184,7 +184,7 @@ pub(crate) struct Agent {
     pool: multiproc::Pool,
     connection: Connection,
     /// One for each chunk that may run: as many as workers, for the chunks of all sessions.
-    places: Semaphore,
+    places: Arc<Semaphore>,
     pace: Mutex<Pace>,
     /// The number of chunks that run.
     active: AtomicUsize,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use multiproc::Result;
 use multiproc::pool::Canceller;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Agent;
 use crate::protocol::WorkHeader;
@@ -27,11 +28,19 @@ pub(super) struct Ran {
 }
 
 /// Blocks until all items have results. `None` if it is stopped, or if the pool has ended.
-pub(super) fn run(agent: &Agent, header: &WorkHeader, items: Vec<Vec<u8>>, stop: &Stop) -> Option<Ran> {
+///
+/// The place is free when most items have results: so the next chunk is there when the last item is done.
+pub(super) fn run(
+    agent: &Agent,
+    header: &WorkHeader,
+    items: Vec<Vec<u8>>,
+    stop: &Stop,
+    place: OwnedSemaphorePermit,
+) -> Option<Ran> {
     let count = items.len();
     let started = Instant::now();
     let active = agent.active.fetch_add(1, Relaxed) + 1;
-    let results = run_items(agent, header, items, stop);
+    let results = run_items(agent, header, items, stop, place);
     agent.active.fetch_sub(1, Relaxed);
     if !stop.is_set.load(Relaxed) {
         agent.pace().learn(header.function, started.elapsed());
@@ -52,6 +61,7 @@ fn run_items(
     header: &WorkHeader,
     items: Vec<Vec<u8>>,
     stop: &Stop,
+    place: OwnedSemaphorePermit,
 ) -> Option<Vec<Result<Vec<u8>>>> {
     let mut options = agent.pool.options().retries(header.retries).grace(header.grace);
     if let Some(timeout) = header.timeout {
@@ -64,10 +74,21 @@ fn run_items(
             task.get()
         })]);
     }
-    let mut done = Vec::with_capacity(items.len());
+    let count = items.len();
+    let (mut done, mut place) = (Vec::with_capacity(count), Some(place));
     let mut results = options.imap_encoded(header.function, items);
     while results.size_hint().0 > 0 {
-        done.extend(results.next_timeout(STOP_INTERVAL));
+        match results.next_timeout(STOP_INTERVAL) {
+            Some(result) => {
+                done.push(result);
+                if count.saturating_sub(done.len()) <= count / 10 {
+                    drop(place.take());
+                }
+            }
+            // The last items turn out long: no other chunk should count on their workers.
+            None if place.is_none() => place = Arc::clone(&agent.places).try_acquire_owned().ok(),
+            None => {}
+        }
         if stop.is_set.load(Relaxed) {
             results.kill();
             return None;

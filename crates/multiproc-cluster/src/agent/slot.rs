@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::session::Served;
@@ -60,12 +60,9 @@ async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
 }
 
 /// Waits for a place, in the order of the questions. `None` at the session's end.
-pub(super) async fn free_place<'agent>(
-    agent: &'agent Agent,
-    served: &Served,
-) -> Option<SemaphorePermit<'agent>> {
+pub(super) async fn free_place(agent: &Agent, served: &Served) -> Option<OwnedSemaphorePermit> {
     tokio::select! {
-        place = agent.places.acquire() => place.ok(),
+        place = Arc::clone(&agent.places).acquire_owned() => place.ok(),
         () = served.is_over() => None,
     }
 }
