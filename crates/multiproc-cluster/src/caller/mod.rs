@@ -29,6 +29,7 @@ pub(crate) use self::replies::unreadable;
 use crate::build_id;
 use crate::connection::Connection;
 use crate::options::HostLoss;
+use crate::payload;
 use crate::protocol::{self, Build, CONSUMER, CallerAdvert, Session};
 use crate::stats::{HostStats, PoolStats};
 
@@ -41,6 +42,8 @@ pub(crate) struct Caller {
     next_chunk: AtomicU64,
     pub(crate) permits: Arc<Permits>,
     over: watch::Sender<bool>,
+    /// Held while the object store is made, and while what there is is removed.
+    store: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Copy)]
@@ -152,6 +155,7 @@ impl Caller {
             next_chunk: AtomicU64::new(0),
             permits: Permits::new(settings.max_pending),
             over: watch::Sender::new(false),
+            store: tokio::sync::Mutex::default(),
         });
         replies::start(&caller).await?;
         monitor::start(&caller).await?;
@@ -264,7 +268,17 @@ impl Caller {
         }
         self.end_with(encoded::cancelled());
         monitor::advertise(&self, true).await;
+        let _store = self.store.lock().await; // one that is being made would stay
         remove_streams(&self.connection, &self.session).await;
+    }
+
+    /// Makes the object store, unless it is there, or the session is over.
+    async fn make_store(&self) -> Result<()> {
+        let _store = self.store.lock().await;
+        if *self.over.borrow() {
+            return Err(encoded::cancelled());
+        }
+        payload::make_store(&self.connection, &self.session, self.settings.storage).await
     }
 
     /// Waits for the session's end.

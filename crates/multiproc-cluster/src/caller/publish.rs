@@ -121,7 +121,7 @@ async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8]) -> Re
     let began = Instant::now();
     loop {
         let stored = async {
-            payload::make_store(connection, session, caller.settings.storage).await?;
+            caller.make_store().await?;
             payload::put(connection, session, name, items).await
         };
         match stored.await {

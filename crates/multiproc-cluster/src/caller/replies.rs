@@ -50,8 +50,7 @@ async fn take(caller: &Arc<Caller>, message: Message) {
         Request::MakeStore => {
             let caller = Arc::clone(caller);
             caller.runtime.clone().spawn(async move {
-                let storage = caller.settings.storage;
-                let _ = payload::make_store(&caller.connection, &caller.session, storage).await;
+                let _ = caller.make_store().await;
                 answer(&caller, &message, Some(Reply::Made)).await;
             });
             return;

@@ -13,6 +13,7 @@ trials![
     the_arguments_of_a_cancelled_task_are_removed,
     the_results_of_a_cancelled_task_are_removed,
     a_withdrawn_chunk_of_several_items_ends_at_once,
+    a_store_that_is_made_while_the_pool_is_dropped_goes_with_it,
 ];
 
 /// Whenever the withdrawal comes: before the chunk is sent, while it travels, and when it has begun.
@@ -102,6 +103,20 @@ fn the_arguments_of_a_cancelled_task_are_removed() -> Outcome {
     assert!(task.cancel());
     wait_until("they are removed", || server.stored_bytes("OBJ_") == 0);
     wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    Ok(())
+}
+
+/// Whenever the drop comes: before the store is asked for, while it is made, and after.
+fn a_store_that_is_made_while_the_pool_is_dropped_goes_with_it() -> Outcome {
+    let server = Server::start();
+    let cluster = server.cluster().connect()?;
+    for number in 0..30 {
+        let pool = cluster.pool("dropped")?;
+        let _ = pool.submit(enlarge, (vec![1; OBJECT_LEN], 1))?;
+        std::thread::sleep(Duration::from_micros(100) * (number % 20)); // another moment each time
+        drop(pool);
+    }
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
     Ok(())
 }
 
