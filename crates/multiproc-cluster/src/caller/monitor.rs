@@ -74,7 +74,8 @@ async fn check_regularly(caller: Arc<Caller>) {
         match probe(&caller).await {
             Probe::Here { has_undelivered } => {
                 if contact.elapsed() > lease / 2 {
-                    forgive(&caller); // they could not be heard
+                    forgive(&caller, contact.elapsed()); // they could not be heard
+                    advertise(&caller, false).await; // they may have been back before this process
                 }
                 contact = Instant::now();
                 server = server_id(&caller);
@@ -156,14 +157,21 @@ fn stream_lost(caller: &Caller, server: &str) -> Error {
     })
 }
 
-/// Hosts were silent because the broker was.
-fn forgive(caller: &Caller) {
+/// How long live hosts may take to be heard when the broker is back: they connect again after at most a second.
+const MIN_RETURN_TIME: Duration = Duration::from_secs(3);
+
+/// Hosts were silent because the broker was. Those that are gone nevertheless are given up when broker and hosts
+/// together have been silent for a lease and [`MIN_RETURN_TIME`], and not after a lease for each of them.
+fn forgive(caller: &Caller, silence: Duration) {
+    let lease = caller.settings.lease;
+    let left = lease.saturating_sub(silence).max(MIN_RETURN_TIME).min(lease);
+    let Some(seen) = Instant::now().checked_sub(lease.saturating_sub(left)) else { return };
     let mut state = caller.lock();
     for host in state.hosts.values_mut() {
-        host.seen = Instant::now();
+        host.seen = host.seen.max(seen);
     }
     if let Some(since) = &mut state.without_hosts {
-        *since = Instant::now();
+        *since = (*since).max(seen);
     }
 }
 

@@ -25,7 +25,8 @@ const LEASE: Duration = Duration::from_secs(10);
 
 /// The cases run at once: each takes about a lease.
 fn each_handle_resolves_within_the_lease_and_five_seconds() -> Outcome {
-    let cases: [(&str, fn()); 10] = [
+    let cases: [(&str, fn()); 11] = [
+        ("the only host is killed, and later the broker, for almost a lease", host_and_broker_are_killed),
         ("the only host is killed", || {
             Case::new(Storage::Memory).resolves(&["no host", "host a was lost"], |case| case.agent.kill());
         }),
@@ -192,6 +193,24 @@ impl Case {
         let tasks = [(); 2].map(|()| self.pool.submit(sleep, (HOUR,)).unwrap());
         self.server.wait_for_chunks("the host has them", 2);
         tasks
+    }
+}
+
+/// The time counts from the last of the two.
+fn host_and_broker_are_killed() {
+    let mut case = Case::new(Storage::File);
+    let tasks = [HostLoss::default(), HostLoss::Fail]
+        .map(|loss| case.pool.options().on_host_loss(loss).submit(sleep, (HOUR,)).unwrap());
+    case.server.wait_for_chunks("the host has them", 2);
+    case.agent.kill();
+    thread::sleep(LEASE * 8 / 10);
+    case.server.kill();
+    let clock = Clock::start();
+    thread::sleep(LEASE * 8 / 10);
+    case.server.restart();
+    for task in tasks {
+        let error = clock.resolved(task).unwrap_err().to_string();
+        assert!(["no host", "host a was lost"].iter().any(|text| error.contains(text)), "{error}");
     }
 }
 
