@@ -108,8 +108,8 @@ impl<I, R> Results<I, R> {
     /// Takes a batch that has arrived; returns whether it is the next one.
     fn admit(&mut self, batch: Batch) {
         self.out.remove(&batch.chunk);
-        if let Content::Results { work, .. } = &batch.content {
-            self.cost.learn(batch.count, *work);
+        if let Content::Results { work, bytes, .. } = &batch.content {
+            self.cost.learn(batch.count, *work, bytes.len());
         }
         self.early.insert(batch.first, batch);
     }
@@ -190,7 +190,7 @@ where
 
     /// The number of items of the next chunk. Of a short rest, each worker gets some.
     fn chunk_len(&self) -> u64 {
-        let by_cost = self.cost.target_len();
+        let by_cost = self.cost.target_len(self.caller.connection.max_payload() / 2);
         match self.input.as_ref().map(Iterator::size_hint) {
             Some((least, Some(most))) if least == most => {
                 let workers = self.caller.workers().max(1) as u64;
@@ -336,24 +336,40 @@ impl Cursor {
 /// The estimated cost of an item.
 #[derive(Default)]
 struct Cost {
-    /// Nanoseconds per item, and the largest chunk that they were learnt from.
-    estimate: Option<(u64, u64)>,
+    estimate: Option<Estimate>,
+}
+
+struct Estimate {
+    /// The time of an item, in nanoseconds.
+    nanos: u64,
+    /// The size of its result.
+    bytes: u64,
+    /// The number of items of the largest chunk that these were learnt from.
+    largest: u64,
 }
 
 impl Cost {
-    fn learn(&mut self, count: u32, work: Duration) {
+    fn learn(&mut self, count: u32, work: Duration, bytes: usize) {
         let count = u64::from(count.max(1));
         let nanos = u64::try_from(work.as_nanos()).unwrap_or(u64::MAX) / count;
-        self.estimate = Some(match self.estimate {
-            Some((before, largest)) => ((before * 3 + nanos) / 4, largest.max(count)),
-            None => (nanos, count),
+        let bytes = bytes as u64 / count;
+        let mean = |before: u64, now: u64| (before.saturating_mul(3).saturating_add(now)) / 4;
+        self.estimate = Some(match &self.estimate {
+            Some(before) => Estimate {
+                nanos: mean(before.nanos, nanos),
+                bytes: mean(before.bytes, bytes).max(bytes),
+                largest: before.largest.max(count),
+            },
+            None => Estimate { nanos, bytes, largest: count },
         });
     }
 
-    fn target_len(&self) -> u64 {
-        let Some((nanos, largest)) = self.estimate else { return 1 };
+    /// The number of items that are worth a round trip, and whose results take at most about `max_bytes`.
+    fn target_len(&self, max_bytes: usize) -> u64 {
+        let Some(Estimate { nanos, bytes, largest }) = self.estimate else { return 1 };
         let target = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
-        (target / nanos.max(1)).clamp(1, MAX_CHUNK_LEN).min(largest * MAX_GROWTH)
+        let by_size = max_bytes as u64 / bytes.max(1);
+        (target / nanos.max(1)).min(by_size).clamp(1, MAX_CHUNK_LEN).min(largest * MAX_GROWTH)
     }
 }
 
@@ -363,17 +379,34 @@ mod tests {
 
     #[test]
     fn chunks_grow_to_the_target_time_and_not_at_once() {
+        const BYTES: usize = 1 << 20;
         let mut cost = Cost::default();
-        assert_eq!(cost.target_len(), 1);
-        cost.learn(1, Duration::from_micros(1));
-        assert_eq!(cost.target_len(), MAX_GROWTH);
+        assert_eq!(cost.target_len(BYTES), 1);
+        cost.learn(1, Duration::from_micros(1), 1);
+        assert_eq!(cost.target_len(BYTES), MAX_GROWTH);
         for _ in 0..50 {
-            cost.learn(u32::try_from(cost.target_len()).unwrap(), Duration::from_millis(16));
+            cost.learn(u32::try_from(cost.target_len(BYTES)).unwrap(), Duration::from_millis(16), 1);
         }
         let slow = Duration::from_millis(25) * 4;
         for _ in 0..50 {
-            cost.learn(4, slow);
+            cost.learn(4, slow, 1);
         }
-        assert_eq!(cost.target_len(), 2);
+        assert_eq!(cost.target_len(BYTES), 2);
+    }
+
+    #[test]
+    fn the_results_of_a_chunk_take_about_so_many_bytes_at_most() {
+        let mut cost = Cost::default();
+        for _ in 0..50 {
+            cost.learn(100, Duration::from_micros(1), 100_000);
+        }
+        assert_eq!(cost.target_len(50_000), 50);
+        // A larger size counts at once, a smaller one by and by.
+        cost.learn(10, Duration::from_micros(1), 100_000);
+        assert_eq!(cost.target_len(50_000), 5);
+        cost.learn(5, Duration::from_micros(1), 0);
+        assert_eq!(cost.target_len(50_000), 6);
+        cost.learn(1, Duration::from_micros(1), 1 << 30);
+        assert_eq!(cost.target_len(50_000), 1);
     }
 }

@@ -28,6 +28,7 @@ trials![
     a_call_waits_for_its_next_result_for_a_time,
     a_cancelled_task_may_end_by_itself_in_its_grace,
     statistics_name_the_hosts,
+    chunks_of_large_results_fit_into_messages,
 ];
 
 type Facts = (multiproc::ErrorKind, Option<u64>, Option<i32>, Option<i32>);
@@ -122,9 +123,9 @@ fn many_large_results_leave_nothing_while_the_pool_lives() -> Outcome {
     let server = Server::with(Settings { config: "max_payload: 65536".to_owned(), ..Settings::default() });
     let _agents = server.agents(&["a", "b"]);
     let pool = server.pool("many");
-    let large = |number: u64| vec![number; 10_000];
+    let large = |number: u64| vec![number; 100_000];
     for (number, result) in (0..100).zip(pool.imap(large, 0..100)) {
-        assert_eq!(result?, vec![number; 10_000]);
+        assert_eq!(result?, vec![number; 100_000]);
     }
     assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
     wait_until("the objects are removed", || server.stored_bytes("OBJ_") == 0);
@@ -293,6 +294,18 @@ fn statistics_name_the_hosts() -> Outcome {
     Ok(())
 }
 
+/// Their items take no time, so that the time alone would make chunks of many megabytes.
+fn chunks_of_large_results_fit_into_messages() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("sizes");
+    for result in pool.imap_unordered(|_: u32| vec![7_u8; 20_000], 0..2000) {
+        assert_eq!(result?.len(), 20_000);
+    }
+    assert_eq!(server.streams().len(), 1, "some were too large: {:?}", server.streams());
+    Ok(())
+}
+
 /// The error of each item would not fit into the message.
 fn results_that_the_broker_does_not_take_are_errors() -> Outcome {
     let limits = "max_memory_store: 200000".to_owned();
@@ -300,9 +313,10 @@ fn results_that_the_broker_does_not_take_are_errors() -> Outcome {
     let server = Server::with(Settings { config, limits, ..Settings::default() });
     let _agents = server.agents(&["a"]);
     let pool = server.pool("refusing");
-    let large = |number: u64| if number < 50 { Vec::new() } else { vec![7_u8; 2000] };
-    let results = pool.options().map_results(large, 0..2000)?;
-    assert_eq!(results.len(), 2000);
+    // Chunks have grown by then.
+    let large = |number: u64| if number < 1000 { Vec::new() } else { vec![7_u8; 2000] };
+    let results = pool.options().map_results(large, 0..8000)?;
+    assert_eq!(results.len(), 8000);
     let refused: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     let is_of_host = |error: &Error| error.host() == Some("a") && error.to_string().contains("object store");
     assert!(refused.iter().any(|error| is_of_host(error)), "{:?}", refused.first());
