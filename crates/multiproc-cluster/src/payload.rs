@@ -16,6 +16,11 @@ use crate::protocol::Session;
 /// That of the client.
 const DEFAULT_CHUNK_SIZE: usize = 128 * 1024;
 
+/// The object with the results of a chunk that an agent has run under a grant.
+pub(crate) fn results_name(chunk: u64, grant: u64, agent: &str) -> String {
+    format!("results-{chunk}-{grant}-{agent}")
+}
+
 /// Makes the session's store, unless it is there. Only the caller may.
 pub(crate) async fn make_store(
     connection: &Connection,

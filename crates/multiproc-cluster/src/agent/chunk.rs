@@ -200,7 +200,7 @@ async fn report_object(
     work: Duration,
     (chunk, grant): (u64, u64),
 ) -> Reply {
-    let name = format!("results-{chunk}-{grant}-{}", agent.id);
+    let name = payload::results_name(chunk, grant, &agent.id);
     if let Err(error) = store(agent, served, &name, results).await {
         return refuse(agent, served, &error, (chunk, grant)).await;
     }

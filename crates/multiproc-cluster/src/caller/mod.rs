@@ -9,8 +9,8 @@ mod replies;
 mod withdraw;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub(crate) struct Caller {
     over: watch::Sender<bool>,
     /// Held while the object store is made, and while what there is is removed.
     store: tokio::sync::Mutex<()>,
+    /// Whether there may be an object store.
+    has_store: AtomicBool,
 }
 
 #[derive(Clone, Copy)]
@@ -156,6 +158,7 @@ impl Caller {
             permits: Permits::new(settings.max_pending),
             over: watch::Sender::new(false),
             store: tokio::sync::Mutex::default(),
+            has_store: AtomicBool::new(false),
         });
         replies::start(&caller).await?;
         monitor::start(&caller).await?;
@@ -185,15 +188,15 @@ impl Caller {
 
     /// Withdraws a chunk: it is not begun any more, and ended where it runs. False if it has its results.
     pub(crate) fn withdraw(self: &Arc<Self>, chunk: u64) -> bool {
-        let Some(outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
-        self.discard(chunk, &outstanding);
+        let Some(mut outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        self.discard(chunk, &mut outstanding);
         true
     }
 
     /// As [`withdraw`](Self::withdraw), with an error for its items.
     pub(crate) fn fail(self: &Arc<Self>, chunk: u64, error: Error) -> bool {
-        let Some(outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
-        self.discard(chunk, &outstanding);
+        let Some(mut outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        self.discard(chunk, &mut outstanding);
         outstanding.fail(chunk, error);
         true
     }
@@ -248,15 +251,32 @@ impl Caller {
     }
 
     /// Tells agents that a chunk is withdrawn, and removes it from the stream.
-    fn discard(self: &Arc<Self>, chunk: u64, outstanding: &Outstanding) {
+    fn discard(self: &Arc<Self>, chunk: u64, outstanding: &mut Outstanding) {
         if *self.over.borrow() {
             return; // all agents are told so
         }
+        outstanding.leave_host();
+        self.remove_results(chunk, std::mem::take(&mut outstanding.past));
         let (caller, sequence, has_object) = (Arc::clone(self), outstanding.sequence, outstanding.has_object);
         self.runtime.spawn(async move {
             tokio::select! {
                 () = withdraw::withdraw(&caller, chunk, sequence, has_object) => {}
                 () = caller.is_over() => {}
+            }
+        });
+    }
+
+    /// Removes results that agents have stored and that no one waits for. One that stores them still is told so
+    /// when it hands them in.
+    fn remove_results(self: &Arc<Self>, chunk: u64, past: Vec<(u64, String)>) {
+        if past.is_empty() || !self.has_store.load(Relaxed) {
+            return;
+        }
+        let caller = Arc::clone(self);
+        self.runtime.spawn(async move {
+            for (grant, agent) in past {
+                let name = payload::results_name(chunk, grant, &agent);
+                payload::remove(&caller.connection, &caller.session, &name).await;
             }
         });
     }
@@ -278,6 +298,7 @@ impl Caller {
         if *self.over.borrow() {
             return Err(encoded::cancelled());
         }
+        self.has_store.store(true, Relaxed);
         payload::make_store(&self.connection, &self.session, self.settings.storage).await
     }
 

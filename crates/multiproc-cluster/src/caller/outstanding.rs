@@ -26,6 +26,8 @@ pub(super) struct Outstanding {
     pub(super) host: Option<(String, String)>,
     /// The hosts that had begun it and were given up, oldest first.
     pub(super) lost: Vec<String>,
+    /// The grants and the ids of the agents that had it before: what they have stored has no other use.
+    pub(super) past: Vec<(u64, String)>,
     /// When its call began.
     pub(super) called: Instant,
     /// When it was published or begun.
@@ -55,6 +57,7 @@ impl Outstanding {
             delivery: Delivery::default(),
             host: None,
             lost: Vec::new(),
+            past: Vec::new(),
             called: chunk.called,
             changed: Instant::now(),
             work: None,
@@ -70,6 +73,7 @@ impl Outstanding {
     pub(super) fn begun(&mut self, agent: String, host: String) {
         if self.grant == 0 {
             self.delivery = Delivery { copy: 0, count: 1 };
+            self.leave_host();
             self.host = Some((agent, host));
             self.changed = Instant::now();
         }
@@ -112,7 +116,7 @@ impl Outstanding {
 
     /// Gives it to an agent; returns the number of the grant. An agent that has it is given up.
     fn grant(&mut self, agent: String, host: String) -> Result<u64, Error> {
-        if let Some((_, lost)) = self.host.take() {
+        if let Some(lost) = self.leave_host() {
             self.lost.push(lost);
             if let Some(error) = self.loss() {
                 return Err(error);
@@ -122,6 +126,13 @@ impl Outstanding {
         self.changed = Instant::now();
         self.grant += 1;
         Ok(self.grant)
+    }
+
+    /// The agent that has it has it no more; returns the host's name.
+    pub(super) fn leave_host(&mut self) -> Option<String> {
+        let (agent, host) = self.host.take()?;
+        self.past.push((self.grant, agent));
+        Some(host)
     }
 
     /// The error of too many lost hosts.
@@ -162,6 +173,7 @@ mod tests {
             delivery: Delivery::default(),
             host: None,
             lost: Vec::new(),
+            past: Vec::new(),
             called: Instant::now(),
             changed: Instant::now(),
             work: None,

@@ -124,6 +124,7 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
                 withdraw::remove_items(&caller, chunk).await;
             });
         }
+        caller.remove_results(chunk, outstanding.past);
         let (first, count) = (outstanding.first, outstanding.count);
         outstanding.inbox.deliver(Batch { chunk, first, count, content });
     }

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -10,6 +12,7 @@ use crate::support::Server;
 pub(crate) struct Link {
     port: u16,
     is_cut: Arc<(Mutex<bool>, Condvar)>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Link {
@@ -18,8 +21,11 @@ impl Link {
         let port = listener.local_addr().unwrap().port();
         let is_cut = Arc::new((Mutex::new(false), Condvar::new()));
         let (target, state) = (server.port(), Arc::clone(&is_cut));
+        let connections = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&connections);
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Relaxed);
                 let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
                 let (back, forth) = (near.try_clone().unwrap(), far.try_clone().unwrap());
                 let states = [Arc::clone(&state), Arc::clone(&state)];
@@ -28,7 +34,12 @@ impl Link {
                 thread::spawn(move || forward(far, back, &second));
             }
         });
-        Self { port, is_cut }
+        Self { port, is_cut, connections }
+    }
+
+    /// How many connections were made.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
     }
 
     pub(crate) fn url(&self) -> String {

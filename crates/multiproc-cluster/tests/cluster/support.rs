@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use libtest_mimic::{Failed, Trial};
 use multiproc_cluster::{Cluster, ClusterBuilder, Pool, Storage};
 use nix::sys::prctl::set_pdeathsig;
@@ -240,6 +240,19 @@ impl Server {
                 (held, new) = (held + info.num_ack_pending, new + info.num_pending);
             }
             (held, new)
+        })
+    }
+
+    /// The number of complete objects.
+    pub(crate) fn objects(&self) -> usize {
+        let names = self.streams();
+        self.as_client(async |context| {
+            let mut count = 0;
+            for bucket in names.iter().filter_map(|name| name.strip_prefix("OBJ_")) {
+                let objects = context.get_object_store(bucket).await.unwrap().list().await.unwrap();
+                count += objects.count().await;
+            }
+            count
         })
     }
 

@@ -3,7 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{LEASE, OBJECT_LEN, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_until};
+use multiproc_cluster::Cluster;
+
+use crate::link::Link;
+use crate::support::{
+    LEASE, OBJECT_LEN, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_for_begin, wait_until,
+};
 use crate::work::{HOUR, begin_and_sleep_if_some, begin_and_wait, enlarge, sleep, square, wait_and_enlarge};
 
 trials![
@@ -14,6 +19,7 @@ trials![
     the_results_of_a_cancelled_task_are_removed,
     a_withdrawn_chunk_of_several_items_ends_at_once,
     a_store_that_is_made_while_the_pool_is_dropped_goes_with_it,
+    the_results_that_a_lost_host_has_stored_are_removed,
 ];
 
 /// Whenever the withdrawal comes: before the chunk is sent, while it travels, and when it has begun.
@@ -117,6 +123,30 @@ fn a_store_that_is_made_while_the_pool_is_dropped_goes_with_it() -> Outcome {
         drop(pool);
     }
     assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+/// It dies before it can hand them in, because the caller is cut off for so long that it connects again.
+fn the_results_that_a_lost_host_has_stored_are_removed() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let first = server.agent("first");
+    let link = Link::to(&server);
+    let pool = Cluster::builder(&link.url()).lease(LEASE * 10).connect()?.pool("lost")?;
+    assert_eq!(pool.apply(enlarge, (Vec::new(), OBJECT_LEN))?.1.len(), OBJECT_LEN); // so there is a store
+    let mut task = pool.submit(wait_and_enlarge, (folder.path().to_owned(), OBJECT_LEN))?;
+    assert_eq!(wait_for_begin(folder.path(), &[]), first.pid());
+    wait_until("the caller knows", || task.is_running());
+    let connections = link.connections();
+    link.cut();
+    std::fs::write(folder.path().join("go"), "")?;
+    wait_until("the results are stored", || server.objects() == 1);
+    wait_until("the caller connects again", || link.connections() > connections);
+    drop(first);
+    let _second = server.agent("second");
+    link.mend();
+    assert!(task.get_timeout(TEST_TIMEOUT)?.is_some_and(|bytes| bytes.len() == OBJECT_LEN));
+    wait_until("they are removed", || server.stored_bytes("OBJ_") == 0);
     Ok(())
 }
 
