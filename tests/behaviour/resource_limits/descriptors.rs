@@ -1,6 +1,7 @@
 //! Pools and children without free descriptors: failures, waiting, and resources held meanwhile.
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use multiproc::pool::TaskHandle;
@@ -14,7 +15,8 @@ use nix::sys::time::TimeValLike;
 
 use super::{LARGE, limited, open_when_all_is_well};
 use crate::support::{
-    METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, eventually, send_signal, trials, wait_for_state, with,
+    Latch, METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, eventually, send_signal, trials,
+    wait_for_state, with,
 };
 
 trials![
@@ -24,6 +26,7 @@ trials![
     memory_that_is_used_again_keeps_to_a_new_limit,
     tasks_that_wait_hold_few_descriptors,
     results_that_wait_hold_few_mappings_and_descriptors,
+    results_that_wait_for_the_first_hold_few_mappings_and_descriptors,
     a_result_waits_for_a_descriptor,
     a_childs_result_can_be_had_when_there_is_a_descriptor,
     a_reply_that_needs_a_descriptor_blocks_no_caller,
@@ -192,6 +195,46 @@ fn results_that_wait_hold_few_mappings_and_descriptors() -> Outcome {
             for (number, task) in (0..).zip(tasks) {
                 assert!(task.get()? == large(size, number), "{size} bytes, {number}");
             }
+        }
+        Ok(())
+    })
+}
+
+/// The result of an item, which the first one gives when its latch is dropped.
+fn large_result((number, size, latch): (u32, usize, Option<Latch>)) -> Vec<u8> {
+    if let Some(latch) = latch {
+        let _ = latch.recv();
+    }
+    [vec![7_u8; size], number.to_le_bytes().to_vec()].concat()
+}
+
+/// Those of a `map` behind an item that takes long. (An `imap` is only a few items ahead of what it has given.)
+fn results_that_wait_for_the_first_hold_few_mappings_and_descriptors() -> Outcome {
+    alone(|| {
+        let pool = Pool::builder().workers(2).chunk_size(1).build()?;
+        let mut done = 0;
+        for size in [40_000, 300_000] {
+            let (latch, first) = pipe()?;
+            let mut first = Some(first);
+            let items: Vec<_> = (0..MANY).map(|number| (number, size, first.take())).collect();
+            let before = (descriptors().len(), mappings());
+            thread::scope(|scope| -> Result<()> {
+                let results = scope.spawn(|| pool.map(large_result, items));
+                // Some others may be in the hands of the first one's worker.
+                let most = done + 2 * FEW as u64;
+                eventually("most are there", || pool.stats().total().tasks_done >= most);
+                let held =
+                    (descriptors().len().saturating_sub(before.0), mappings().saturating_sub(before.1));
+                assert!(held.0 < FEW && held.1 < FEW, "{size} bytes: {held:?}");
+                drop(latch);
+                let results = results.join().unwrap()?;
+                assert_eq!(results.len(), MANY as usize);
+                assert!(
+                    (0..).zip(results).all(|(number, result)| result == large_result((number, size, None)))
+                );
+                Ok(())
+            })?;
+            done += u64::from(MANY);
         }
         Ok(())
     })
