@@ -285,6 +285,7 @@ fn statistics_name_the_hosts() -> Outcome {
     let mut task = loss.submit(begin_and_wait, (folder.path().to_owned(),))?;
     let first = wait_for_begin(folder.path(), &[]);
     assert_eq!(pool.stats().pending, 1);
+    wait_until("the caller knows", || task.is_running()); // else the other host would be the first
     agents.retain(|agent| agent.pid() != first);
     let error = task.get_timeout(TEST_TIMEOUT).unwrap_err();
     let stats = pool.stats();
