@@ -10,6 +10,7 @@ use proptest::test_runner::RngSeed;
 use serde::de::DeserializeOwned;
 
 use crate::error::Result;
+use crate::ipc::ring::Position;
 use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
 use crate::sys::immutable::ImmutableMemory;
 use crate::sys::memfd;
@@ -41,6 +42,12 @@ pub(crate) fn any_words(size: u32) -> impl Strategy<Value = [u64; 2]> {
         [word, word.wrapping_add(u64::from(frames) << 32).wrapping_add(u64::from(bytes))]
     });
     prop_oneof![3 => near, 1 => [any_word(), any_word()]]
+}
+
+/// The word of the position that is this many frames and bytes after that of a new ring.
+pub(crate) fn after_start(frames: u32, bytes: u32) -> u64 {
+    let start = Position::START;
+    u64::from(start.frames.wrapping_add(frames)) << 32 | u64::from(start.bytes.wrapping_add(bytes))
 }
 
 /// Descriptors of all sorts: memory (unsealed, empty, sealed), a device, a directory, a socket without a

@@ -9,7 +9,7 @@ use super::tests::channel;
 use super::*;
 use crate::channel::endpoint::SCRATCH;
 use crate::sys::poll::Deadline;
-use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
+use crate::testing::{after_start, any_bytes, any_word, any_words, cases, descriptors};
 
 /// Words of a side's area after its lock.
 const WORDS: [usize; 9] = [48, 56, 64, 72, SCRATCH[0], SCRATCH[2] / 8 * 8, 128, 136, 256 + 48];
@@ -104,7 +104,7 @@ proptest! {
 #[test]
 fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
     let (_sending, receiver) = channel();
-    overwrite(receiver.end().memory(), POSITIONS[0], u64::from(u32::MAX) << 32 | 64);
+    overwrite(receiver.end().memory(), POSITIONS[0], after_start(u32::MAX, 64));
     let mut count = 0;
     let received = receiver.receive(u32::MAX, Deadline::now(), |_| count += 1);
     assert!(received.unwrap_err().is_codec() && count == 0);
@@ -115,7 +115,7 @@ fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
 #[test]
 fn bytes_without_a_frame_are_skipped() {
     let (_sending, receiver) = channel();
-    overwrite(receiver.end().memory(), POSITIONS[0], 64);
+    overwrite(receiver.end().memory(), POSITIONS[0], after_start(0, 64));
     assert!(receiver.receive(1, Deadline::now(), |_| panic!("there is nothing")).unwrap_err().is_codec());
     assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(ReceiveOutcome::TimedOut)));
 }
@@ -123,7 +123,7 @@ fn bytes_without_a_frame_are_skipped() {
 #[test]
 fn a_sender_does_not_wait_for_receivers_that_are_ahead_of_it() {
     let (sender, receiver) = channel();
-    overwrite(receiver.end().memory(), POSITIONS[1], 5 << 32 | 0x1388);
+    overwrite(receiver.end().memory(), POSITIONS[1], after_start(5, 0x1388));
     let mut sent = 0;
     let deadline = Deadline::after(Duration::from_secs(30)); // not reached
     let refused = sender.send([Message::without_fds(b"x")], deadline, &mut sent).unwrap_err();

@@ -90,7 +90,8 @@ fn frames_can_go_in_and_come_out_by_the_batch() {
 fn an_empty_early_restarting_ring_stays_in_its_cache_window() {
     let ring = Ring::new(0, 1024 * 1024).restarting_early();
     let memory = RefCell::new(vec![0; 1024 * 1024]);
-    let (mut tail, mut head) = (Position::START, Position::START);
+    let mut tail = Position { frames: 0, bytes: 0 }; // where the window begins
+    let mut head = tail;
     for _ in 0..10_000 {
         assert!(ring.put(&memory, &mut tail, head.bytes, 1, &[&[1; 1000]]));
         ring.take(&memory, &mut head, |_, _| ()).unwrap();

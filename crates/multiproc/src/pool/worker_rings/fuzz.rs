@@ -13,7 +13,7 @@ use crate::ipc::wire;
 use crate::pool::chunk::Body;
 use crate::sys::atomic::Relaxed;
 use crate::sys::socket;
-use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
+use crate::testing::{after_start, any_bytes, any_word, any_words, cases, descriptors};
 
 /// The words that the other side reads, but for the claim word.
 const WORDS: [usize; 9] = [
@@ -34,6 +34,11 @@ fn overwrite(rings: &WorkerRings, words: Vec<(prop::sample::Index, u64)>) {
     }
 }
 
+/// Where [`PoolSide::write`] puts the first items of new rings.
+fn first_items() -> usize {
+    4096 + (Position::START.bytes % RING) as usize
+}
+
 /// Kind 7 stands for arrays.
 fn items(kinds: &[u32]) -> Vec<u8> {
     let mut frames = Vec::new();
@@ -44,10 +49,10 @@ fn items(kinds: &[u32]) -> Vec<u8> {
     frames
 }
 
-/// Writes any frames and any bytes at the start of a ring.
-fn litter(rings: &WorkerRings, ring: usize, kinds: &[u32], bytes: &[u8]) {
-    rings.0.write(ring, &items(kinds));
-    rings.0.write(ring + 1024, bytes);
+/// Writes any frames and any bytes from this byte of a ring on.
+fn litter(rings: &WorkerRings, start: usize, kinds: &[u32], bytes: &[u8]) {
+    rings.0.write(start, &items(kinds));
+    rings.0.write(start + 1024, bytes);
 }
 
 fn any_overwritten_words() -> impl Strategy<Value = Vec<(prop::sample::Index, u64)>> {
@@ -132,7 +137,7 @@ proptest! {
     ) {
         let (mut pool, mut worker) = sides();
         pool.write(&items(&[VALUE; 50]), 50);
-        litter(&worker.rings, 4096, &kinds, &bytes);
+        litter(&worker.rings, first_items(), &kinds, &bytes);
         overwrite(&worker.rings, words);
         worker.rings.claim_word().store(claims.into(), Relaxed);
         let borrowed = descriptors(&choice);
@@ -181,12 +186,11 @@ proptest! {
 #[test]
 fn an_impossible_end_of_the_results_is_an_error() {
     let (mut pool, worker) = sides();
-    let size = u64::from(RING);
-    for word in [5, 1 << 32 | (size + 8), (size + 1) << 32 | size, 1 << 32] {
-        worker.rings.0.word64(VISIBLE).store(word, Relaxed);
+    for (frames, bytes) in [(0, 5), (1, RING + 8), (RING + 1, RING), (1, 0)] {
+        worker.rings.0.word64(VISIBLE).store(after_start(frames, bytes), Relaxed);
         match pool.take_results(Scope::Visible) {
-            Ok(None) => assert_eq!(word, 5, "bytes of no result"),
-            Ok(Some(_)) => panic!("{word:x}"),
+            Ok(None) => assert_eq!((frames, bytes), (0, 5), "bytes of no result"),
+            Ok(Some(_)) => panic!("{frames} {bytes}"),
             Err(error) => assert!(error.is_codec(), "{error}"),
         }
     }
@@ -197,8 +201,10 @@ fn an_impossible_end_of_the_results_is_an_error() {
 fn a_worker_that_misses_an_item_stops() {
     let (mut pool, mut worker) = sides();
     pool.write(&items(&[VALUE; 3]), 3);
-    worker.rings.0.write(4096, &u64::MAX.to_ne_bytes());
-    worker.rings.0.write(4096 + 8, &[0xff; 64]);
+    // The word says that the next frame is at the start of the ring, where the same stands.
+    for start in [first_items(), 4096] {
+        worker.rings.0.write(start, &[0xff; 72]);
+    }
     pool.submit(3).unwrap();
     assert!(worker.next().is_some());
     let error = worker.read(|_| Ok(())).unwrap_err();
@@ -217,7 +223,7 @@ fn a_worker_does_not_wait_by_an_overwritten_position() {
     let many = vec![VALUE; 30_000];
     pool.write(&items(&many), 30_000);
     pool.submit(30_000).unwrap();
-    worker.rings.taken().store(3 * RING, Relaxed);
+    worker.rings.taken().store(Position::START.bytes.wrapping_add(3 * RING), Relaxed);
     let mut ran = 0;
     let error = loop {
         worker.next().unwrap();
