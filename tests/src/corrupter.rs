@@ -2,13 +2,14 @@
 //!
 //! It goes through `/proc/self/mem`, where it needs no unsafe code.
 
-use std::fs::{File, OpenOptions, read_to_string};
+use std::fs::{File, OpenOptions, read_dir, read_to_string};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::parent_id;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Memory that this process can write, and others have too.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
     pub start: u64,
     pub length: u64,
@@ -26,6 +27,24 @@ fn mapping(line: &str) -> Mapping {
     let mut ends = range.split('-').map(|end| u64::from_str_radix(end, 16).unwrap());
     let (start, end) = (ends.next().unwrap(), ends.next().unwrap());
     Mapping { start, length: end - start }
+}
+
+/// How the library's locks name a thread that lives, by its number or that of its process: the number in the low
+/// half, and in the high half the start time and a hash of the number. `None` when it has ended.
+#[allow(clippy::cast_possible_truncation)] // as in the library
+pub fn identity(thread: u32) -> Option<u64> {
+    let stat = read_to_string(format!("/proc/{thread}/stat")).ok()?;
+    let start: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
+    let start = if start == 0 { u32::MAX - 1 } else { start as u32 };
+    let salted = start.wrapping_add(thread.wrapping_mul(2_654_435_761));
+    Some(u64::from(salted) << 32 | u64::from(thread))
+}
+
+/// The identities of all threads of this process, of its parent, and of process 1.
+pub fn living_threads() -> Vec<u64> {
+    let tasks = read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().file_name());
+    let own = tasks.map(|name| name.to_str().unwrap().parse().unwrap());
+    own.chain([parent_id(), 1]).filter_map(identity).collect()
 }
 
 /// Numbers that a seed determines.
@@ -55,6 +74,9 @@ pub enum Where {
     Heads(u64),
     /// The last bytes of each mapping, this many: there lie the slots of locks and queues.
     Tails(u64),
+    /// Where a word among the first bytes would point to as the position of a ring: there lie the frames that
+    /// are written and read next.
+    Frames,
     Anywhere,
 }
 
@@ -64,12 +86,26 @@ pub struct Corrupter {
     memory: File,
     mappings: Vec<Mapping>,
     random: Random,
+    /// What it writes instead of random words, if there are any.
+    identities: Vec<u64>,
 }
+
+/// The bit that a lock's word has beside the holder when threads wait.
+const WAITERS: u64 = 1 << 31;
+/// The synchronisation words lie in the first bytes of a mapping.
+const WORDS: u64 = 1024;
+const PAGE: u64 = 4096;
 
 impl Corrupter {
     pub fn new(mappings: Vec<Mapping>, seed: u64) -> Self {
         let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").unwrap();
-        Self { memory, mappings, random: Random::new(seed) }
+        Self { memory, mappings, random: Random::new(seed), identities: Vec::new() }
+    }
+
+    /// Has it write only the identities of these threads, as if they held every lock and slot.
+    #[must_use]
+    pub fn forging(self, identities: Vec<u64>) -> Self {
+        Self { identities, ..self }
     }
 
     /// Overwrites the word at this byte of each mapping.
@@ -79,7 +115,7 @@ impl Corrupter {
         }
     }
 
-    /// Overwrites a word, if there is any.
+    /// Overwrites a word, or two for an identity, if there is any.
     pub fn write(&mut self, offset: Where) {
         if self.mappings.is_empty() {
             return;
@@ -88,14 +124,46 @@ impl Corrupter {
         let (start, within) = match offset {
             Where::Heads(bytes) => (0, bytes.min(mapping.length)),
             Where::Tails(bytes) => (mapping.length.saturating_sub(bytes), bytes.min(mapping.length)),
+            Where::Frames => self.frames(mapping),
             Where::Anywhere => (0, mapping.length),
         };
         let at = mapping.start + start + self.random.below(within / 4) * 4;
-        let mut old = [0; 4];
-        if self.memory.read_exact_at(&mut old, at).is_ok() {
-            let word = self.word(u32::from_ne_bytes(old));
-            let _ = self.memory.write_all_at(&word.to_ne_bytes(), at); // it may be unmapped by now
+        // It may be unmapped by now.
+        if !self.identities.is_empty() {
+            let identity = self.identity();
+            let _ = self.memory.write_all_at(&identity.to_ne_bytes(), at & !7);
+        } else if let Some(old) = self.read(at) {
+            let word = self.word(old);
+            let _ = self.memory.write_all_at(&word.to_ne_bytes(), at);
         }
+    }
+
+    fn read(&self, at: u64) -> Option<u32> {
+        let mut word = [0; 4];
+        self.memory.read_exact_at(&mut word, at).ok().map(|()| u32::from_ne_bytes(word))
+    }
+
+    /// One of the identities, perhaps as that of a holder for which others wait.
+    fn identity(&mut self) -> u64 {
+        let number = usize::try_from(self.random.below(self.identities.len() as u64)).unwrap();
+        self.identities[number] | (self.random.below(2) * WAITERS)
+    }
+
+    /// The bytes around the place to which a word points: the first of them, and how many they are. A ring's size
+    /// is a power of two. It lies at the end of its mapping; or there lie two of them, as in a worker's memory.
+    fn frames(&mut self, mapping: Mapping) -> (u64, u64) {
+        let words = WORDS.min(mapping.length) / 4;
+        let any_word = |_| {
+            let at = mapping.start + self.random.below(words) * 4;
+            self.read(at).filter(|&word| word != 0)
+        };
+        let position = (0..50).find_map(any_word).unwrap_or(0);
+        let rings = 1 << mapping.length.ilog2();
+        let size = rings >> self.random.below(2);
+        let place = mapping.length - rings + u64::from(position) % size;
+        // The end of a mapping is up to a page after that of its ring.
+        let start = place.saturating_sub(PAGE);
+        (start, (2 * PAGE).min(mapping.length - start))
     }
 
     /// Overwrites words for this time.

@@ -151,16 +151,26 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
     let points = words(&[&"failpoints", &"--parent", &"--times", times]);
     let random = words(&[&"random-kills", &"--count", kills, &"--seed", &options.seed]);
     let corruption = words(&[&"corruption", &"--rounds", rounds, &"--seed", &options.seed]);
+    let rounds_with_trace = (rounds / 20).max(1).to_string();
+    let trace = words(&[
+        &"corruption",
+        &"--work",
+        &"a trace",
+        &"--rounds",
+        &rounds_with_trace,
+        &"--seed",
+        &options.seed,
+    ]);
     let soaks = seeds.iter().map(|seed| words(&[&"soak", &"--for", time, &"--seed", seed]));
     Ok(match options.only.as_deref() {
-        None => [points, random, corruption].into_iter().chain(soaks).collect(),
+        None => [points, random, corruption, trace].into_iter().chain(soaks).collect(),
         Some("failpoints") => vec![points],
         Some("random-kills") => vec![random],
         Some("mix") => {
             let target = words(&[&"--target", &"all that is shared"]);
             vec![random.into_iter().chain(target).collect()]
         }
-        Some("corruption") => vec![corruption],
+        Some("corruption") => vec![corruption, trace],
         Some("large" | "peers") => Vec::new(),
         Some("soak") => soaks.collect(),
         Some(point) if point.contains(':') => {
@@ -272,6 +282,7 @@ mod tests {
                 "failpoints --parent --times 1",
                 "random-kills --count 300 --seed 1",
                 "corruption --rounds 300 --seed 1",
+                "corruption --work a trace --rounds 15 --seed 1",
                 "soak --for 30s --seed 1"
             ]
         );

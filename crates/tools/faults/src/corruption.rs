@@ -14,6 +14,7 @@ mod logs;
 mod pools;
 mod processes;
 mod servers;
+mod traces;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +28,7 @@ use clap::Args;
 use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 use multiproc::{Process, queue};
-use tests::corrupter::{Corrupter, Random, Where, mappings};
+use tests::corrupter::{Corrupter, Mapping, Random, Where, living_threads, mappings};
 
 use self::bounds::Bounds;
 use self::processes::START;
@@ -43,7 +44,7 @@ pub(crate) struct Options {
     /// Seed of the work and of what is written where (not of when)
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Only the work whose name contains this
+    /// Only the work whose name contains this. That with a trace, which slows all others, runs only so
     #[arg(long, value_name = "TEXT")]
     work: Option<String>,
 }
@@ -56,24 +57,60 @@ struct Work {
     name: &'static str,
     /// Creates the shared memory. The rest runs while that is overwritten.
     begin: fn(&mut Random, &Bounds) -> Result<Rest>,
+    written: Written,
+}
+
+/// What is written into shared memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// Random words, everywhere.
+    Words,
+    /// The identities of living threads, into the memory that the work has created. A call without a time limit
+    /// may wait for them, so the work makes none. (Other memory stays, and so would they.)
+    Holders,
+}
+
+impl Work {
+    const fn new(name: &'static str, begin: fn(&mut Random, &Bounds) -> Result<Rest>) -> Self {
+        Self { name, begin, written: Written::Words }
+    }
+
+    const fn forging_holders(self) -> Self {
+        Self { written: Written::Holders, ..self }
+    }
+
+    /// The mappings in which it is written.
+    fn mappings(&self, before: &[Mapping]) -> Vec<Mapping> {
+        let is_written = |mapping: &Mapping| self.written == Written::Words || !before.contains(mapping);
+        mappings().into_iter().filter(is_written).collect()
+    }
 }
 
 #[cfg(feature = "log")]
 const LOGS: &str = "memory of log records";
 
+const TRACE: &str = "memory of a trace";
+
 const WORKS: &[Work] = &[
-    Work { name: "memory of a queue", begin: channels::use_queue },
-    Work { name: "memory of an unbounded queue", begin: channels::use_unbounded },
-    Work { name: "memory of a joinable queue", begin: joinable::use_joinable },
-    Work { name: "memory of a pipe", begin: channels::use_pipe },
-    Work { name: "memory of locks", begin: locks::use_locks },
-    Work { name: "memory of a server", begin: servers::use_server },
-    Work { name: "memory of a pool", begin: pools::use_pool },
-    Work { name: "memory of a pool with limits", begin: limits::use_limits },
-    Work { name: "memory of an array's chunks", begin: pools::use_array },
+    Work::new("memory of a queue", channels::use_queue),
+    Work::new("memory of an unbounded queue", channels::use_unbounded),
+    Work::new("memory of a joinable queue", joinable::use_joinable),
+    Work::new("memory of a pipe", channels::use_pipe),
+    Work::new("memory of locks", locks::use_locks),
+    Work::new("memory of a server", servers::use_server),
+    Work::new("memory of a pool", pools::use_pool),
+    Work::new("memory of a pool with limits", limits::use_limits),
+    Work::new("memory of an array's chunks", pools::use_array),
     #[cfg(feature = "log")]
-    Work { name: LOGS, begin: logs::log },
-    Work { name: "memory of the fork server", begin: processes::start_processes },
+    Work::new(LOGS, logs::log),
+    Work::new("memory of the fork server", processes::start_processes),
+    Work::new("forged holders of a queue", channels::use_queue).forging_holders(),
+    Work::new("forged holders of an unbounded queue", channels::use_unbounded).forging_holders(),
+    Work::new("forged holders of a joinable queue", joinable::use_joinable).forging_holders(),
+    Work::new("forged holders of a pipe", channels::use_pipe).forging_holders(),
+    Work::new("forged holders of locks", locks::use_locks).forging_holders(),
+    Work::new("forged holders of a server", servers::use_server).forging_holders(),
+    Work::new(TRACE, traces::run_traced),
 ];
 
 /// The synchronisation words lie in the first bytes of a mapping.
@@ -88,7 +125,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let again = format!("cargo xtask faults --seed {seed} --only corruption");
     eprintln!("corruption with `{again}`");
     interrupt::install()?;
-    let is_wanted = |work: &&Work| options.work.as_ref().is_none_or(|text| work.name.contains(text.as_str()));
+    let is_wanted = |work: &&Work| match &options.work {
+        Some(text) => work.name.contains(text.as_str()),
+        None => work.name != TRACE,
+    };
     // Where each child is executed, there is no fork server.
     let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
     let is_of_other_method = |work: &&Work| spawns && work.name.contains("the fork server");
@@ -100,6 +140,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let bounds = Bounds::new(watchdog);
     #[cfg(feature = "log")]
     logs::begin(&bounds)?;
+    if works.iter().any(|work| work.name == TRACE) {
+        traces::begin()?;
+    }
     let before = ResourceSnapshot::after_warm_up()?;
     let bar = progress(options.rounds);
     for number in 0..options.rounds {
@@ -108,7 +151,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
         let kind = usize::try_from(number)? % works.len();
         let name = format!("{}, round {number}", works[kind].name);
-        bounds.begin_round(&name);
+        bounds.begin_round(&name, works[kind].written == Written::Holders);
         let begun = Instant::now();
         let mut ended = round(works[kind], seed.wrapping_add(number), &bounds);
         if number % CHECK_INTERVAL == 0 {
@@ -144,14 +187,20 @@ fn progress(rounds: u64) -> ProgressBar {
 
 fn round(work: &Work, seed: u64, bounds: &Bounds) -> Result<()> {
     let mut random = Random::new(seed);
+    let before = mappings();
     let go_on = unwinding(|| (work.begin)(&mut random, bounds))?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let mut corrupter = Corrupter::new(mappings(), random.number());
-        let (place, time) = match random.below(4) {
+        let mut corrupter = Corrupter::new(work.mappings(&before), random.number());
+        if work.written == Written::Holders {
+            corrupter = corrupter.forging(living_threads());
+        }
+        let (place, time) = match random.below(6) {
             0 => (Where::Anywhere, 3_000),
             1 => (Where::Heads(16 * 1024), 3_000),
             2 => (Where::Heads(WORDS), 3_000),
+            3 => (Where::Tails(32 * 1024), 3_000),
+            4 => (Where::Frames, 3_000),
             _ => (Where::Heads(WORDS), 0), // a single time
         };
         let pause = Duration::from_micros(random.below(2_000));

@@ -1,6 +1,6 @@
 //! The time within which each call must return, whatever stands in shared memory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,24 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub(super) struct Bounds {
     watchdog: Watchdog,
     round: RefCell<String>,
+    /// Whether locks may have holders in this round that live and never release them.
+    has_living_holders: Cell<bool>,
     /// For each call, the longest time that it took beyond its limit.
     worst: RefCell<BTreeMap<&'static str, Duration>>,
 }
 
 impl Bounds {
     pub(super) fn new(watchdog: Watchdog) -> Self {
-        Self { watchdog, round: RefCell::default(), worst: RefCell::default() }
+        Self {
+            watchdog,
+            round: RefCell::default(),
+            has_living_holders: Cell::default(),
+            worst: RefCell::default(),
+        }
     }
 
-    pub(super) fn begin_round(&self, name: &str) {
+    pub(super) fn begin_round(&self, name: &str, has_living_holders: bool) {
+        self.has_living_holders.set(has_living_holders);
         self.watchdog.note(0, Some(name.to_owned()));
         name.clone_into(&mut self.round.borrow_mut());
     }
@@ -45,6 +53,11 @@ impl Bounds {
         *worst = late.max(*worst);
         ensure!(late <= MARGIN, "{call} returns {late:.1?} after its limit of {limit:?}");
         Ok(returned)
+    }
+
+    /// Whether a call without a time limit has no bound in this round.
+    pub(super) fn only_with_limits(&self) -> bool {
+        self.has_living_holders.get()
     }
 
     /// As [`within`](Self::within), for a call that need not wait.

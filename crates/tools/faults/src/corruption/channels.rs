@@ -48,7 +48,7 @@ fn use_both_ends(
                 _ => drop(bounds.at_once("Sender::len", || sender.len())?),
             }
         }
-        drop(sender);
+        bounds.at_once("Sender::drop", || drop(sender))?;
         children.into_iter().try_for_each(|child| end(child, bounds))?;
         // Without a time limit, as all senders are gone.
         until_end(bounds, "Receiver::recv without senders", || receiver.recv().err())
@@ -84,8 +84,11 @@ pub(super) fn use_pipe(random: &mut Random, _: &Bounds) -> Result<Rest> {
     }))
 }
 
-/// Receives until the end, which many messages may precede that were never sent.
+/// Receives without a time limit until the end, which many messages may precede that were never sent.
 fn until_end(bounds: &Bounds, call: &'static str, receive: impl Fn() -> Option<Error>) -> Result<()> {
+    if bounds.only_with_limits() {
+        return Ok(());
+    }
     for _ in 0..MANY {
         if bounds.at_once(call, &receive)?.is_some_and(|error| error.is_disconnected()) {
             return Ok(());

@@ -45,7 +45,10 @@ pub(super) fn use_joinable(random: &mut Random, _: &Bounds) -> Result<Rest> {
         }
         children.into_iter().try_for_each(|child| end(child, bounds))?;
         // Without a time limit, as all receivers are gone.
-        drop(receiver);
+        bounds.at_once("JoinableReceiver::drop", || drop(receiver))?;
+        if bounds.only_with_limits() {
+            return Ok(());
+        }
         drop(bounds.at_once("JoinableSender::join without receivers", || sender.join())?);
         Ok(())
     }))

@@ -11,6 +11,8 @@ use super::{Rest, TIME, nap};
 
 /// What a call may take that gives its items to workers which may have to be replaced.
 pub(super) const WORK: Duration = Duration::from_secs(5);
+/// How many files with large items the library keeps.
+const FILES: u64 = 4;
 /// Of an array.
 const ELEMENTS: usize = 20_000;
 pub(super) const SHUTDOWN: Duration = Duration::from_millis(200);
@@ -19,10 +21,21 @@ const ITEM: Duration = Duration::from_secs(1);
 /// What the end of a pool may take: the workers' time, and that until those that were killed are reaped.
 const POOL_END: Duration = Duration::from_secs(2);
 
+/// Text of 300 kB, which goes to a worker in a file of its own.
+fn long_texts(count: u64) -> impl Iterator<Item = Vec<String>> {
+    (0..count).map(|number| vec![format!("{number:052}"); 5_000])
+}
+
+fn length(texts: Vec<String>) -> usize {
+    texts.iter().map(String::len).sum()
+}
+
 pub(super) fn use_pool(random: &mut Random, bounds: &Bounds) -> Result<Rest> {
     let workers = usize::try_from(1 + random.below(3))?;
     let builder = Pool::builder().workers(workers).shutdown_timeout(SHUTDOWN);
     let pool = bounds.within(WORK, "PoolBuilder::build", || builder.build())??;
+    // The library keeps and maps some of these files for further texts. So they are overwritten, too.
+    pool.map(length, long_texts(FILES))?;
     Ok(Box::new(move |random, bounds| {
         for _ in 0..3 {
             use_once(&pool, random, bounds)?;
@@ -33,7 +46,7 @@ pub(super) fn use_pool(random: &mut Random, bounds: &Bounds) -> Result<Rest> {
 
 fn use_once(pool: &Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
     let items = random.below(2_000);
-    match random.below(5) {
+    match random.below(6) {
         0 => {
             let square = |number: u64| number.wrapping_mul(number);
             drop(bounds.within(WORK, "Pool::map", || pool.map(square, 0..items))?);
@@ -51,6 +64,10 @@ fn use_once(pool: &Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
             let options = pool.options().timeout(ITEM);
             let map = || options.map_results(nap, 0..items / 50);
             drop(bounds.within(WORK + ITEM, "Pool::map_results with a time limit", map)?);
+        }
+        4 => {
+            let map = || pool.map_results(length, long_texts(items / 100));
+            drop(bounds.within(WORK, "Pool::map_results of long texts", map)?);
         }
         _ => {
             for task in (0..items / 50).map(|number| pool.submit(nap, (number,))).collect::<Vec<_>>() {

@@ -39,10 +39,13 @@ pub(super) fn use_server(random: &mut Random, _: &Bounds) -> Result<Rest> {
             call_once(&server, number, random, bounds)?;
         }
         end(child, bounds)?;
-        // Without a time limit, as the server ends.
-        if random.below(2) == 0 {
+        // Without a time limit, as the server ends. It does not end by itself while it waits for a lock.
+        if bounds.only_with_limits() || random.below(2) == 0 {
             drop(bounds.at_once("Server::kill", || server.kill())?);
-            drop(bounds.within(SERVER_END, "Server::call of a killed server", || server.call(add, (1,)))?);
+            if !bounds.only_with_limits() {
+                let call = || server.call(add, (1,));
+                drop(bounds.within(SERVER_END, "Server::call of a killed server", call)?);
+            }
         }
         bounds.within(SERVER_END, "Server::drop", || drop(server))
     }))
