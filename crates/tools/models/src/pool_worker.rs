@@ -14,6 +14,9 @@ use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
 use crate::sys::failpoint::{Failpoint, die_at, is_dead};
 
+/// Where positions begin, as the words of these models do.
+const START: Position = Position { frames: 0, bytes: 0 };
+
 /// Room for two frames of eight bytes.
 const RING: Ring = Ring::new(0, 32);
 
@@ -50,7 +53,7 @@ fn items() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let (word, bytes) = &*shared;
-            let mut cursor = Position::START;
+            let mut cursor = START;
             let mut begin = || {
                 let is_any = claim_word::try_claim(word, 1) == 1;
                 is_any.then(|| RING.take(bytes, &mut cursor, |_, item| item[0]).unwrap())
@@ -59,7 +62,7 @@ fn items() {
         })
     };
     let (word, bytes) = &*shared;
-    let mut tail = Position::START;
+    let mut tail = START;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
@@ -90,7 +93,7 @@ fn runs() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let ([claims, completed], requests) = &*shared;
-            let mut position = Position::START;
+            let mut position = START;
             for most in [2, 1] {
                 let seen = requests.load(Relaxed);
                 let claimed = claim_word::try_claim(claims, if seen == 1 { 1 } else { most });
@@ -126,7 +129,7 @@ fn arrays() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let (word, memory) = &*shared;
-            let (mut start, mut index, mut ran) = (Position::START.bytes, 0, Vec::new());
+            let (mut start, mut index, mut ran) = (START.bytes, 0, Vec::new());
             while claim_word::try_claim(word, 1) == 1 {
                 let array = RING.next_array(memory, &mut start, &mut index).unwrap();
                 let claimed = 1 + claim_word::try_claim(word, array.count - index - 1);
@@ -142,7 +145,7 @@ fn arrays() {
     };
     let (word, memory) = &*shared;
     let known = |submitted| claim_word::PoolCounts { taken: 0, submitted };
-    let array = RING.begin_array(memory, Position::START, 1, 2);
+    let array = RING.begin_array(memory, START, 1, 2);
     memory.write(RING.value_offset(array, 0), &[1, 2]);
     assert!(claim_word::submit(word, known(0), 2));
     let revoked = claim_word::revoke(word, known(2), 1).unwrap();
@@ -168,7 +171,7 @@ fn open_array() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let ([completed, visible], memory) = &*shared;
-            let mut position = Position::START;
+            let mut position = START;
             for (room, value) in [(2, 1), (1, 2)] {
                 let array = RING.begin_array(memory, position, 1, room);
                 memory.write(RING.value_offset(array, 0), &[value]);
@@ -180,7 +183,7 @@ fn open_array() {
         })
     };
     let ([completed, visible], memory) = &*shared;
-    let (mut head, mut open, mut taken) = (Position::START, None, Vec::new());
+    let (mut head, mut open, mut taken) = (START, None, Vec::new());
     let mut take = |scope| {
         let end = result_words::end_of_scope(scope, completed, visible);
         if head.frames < end.frames {
@@ -250,7 +253,7 @@ fn results(killed_at: Option<Failpoint>, expected: usize) {
         thread::spawn(move || {
             let ([claims, completed, visible], bytes) = &*shared;
             killed_at.into_iter().for_each(die_at);
-            let mut position = Position::START;
+            let mut position = START;
             while !is_dead() && claim_word::try_claim(claims, 1) == 1 {
                 let result = 1 + position.frames.to_le_bytes()[0];
                 assert!(RING.put(bytes, &mut position, 0, 1, &[&[result]]));
@@ -260,7 +263,7 @@ fn results(killed_at: Option<Failpoint>, expected: usize) {
         })
     };
     let ([claims, completed, visible], bytes) = &*shared;
-    let (mut head, mut taken) = (Position::START, Vec::new());
+    let (mut head, mut taken) = (START, Vec::new());
     let mut take = |scope| {
         let reached = result_words::end_of_scope(scope, completed, visible);
         if scope == Scope::Unflushed && result_words::is_idle_at(claims, reached) {

@@ -22,7 +22,7 @@ impl Memory for RefCell<Vec<u8>> {
 fn counters_start_at_0_or_in_the_fault_build_just_before_their_overflow() {
     for distance in 1..300 {
         let start = just_before_overflow(distance);
-        assert_eq!(start.checked_add(distance), (!cfg!(multiproc_faults)).then_some(distance));
+        assert_eq!(start.checked_add(distance), (!STARTS_NEAR_OVERFLOW).then_some(distance));
     }
     let small = |marks: Position| marks.frames <= 8 && marks.bytes <= 32 * 1024;
     let Position { frames, bytes } = Position::START;
