@@ -28,7 +28,10 @@ impl LogReader {
         let tail = self.delivery.ring.tail();
         let has_records = tail.frames_since(self.head) > 0;
         if !has_records {
-            self.delivery.ring.release(self.head); // in case it was overwritten: writers would see no room
+            // In case a position was overwritten: writers would see no room, and the reader would look for the next
+            // record where it is not.
+            self.head = tail;
+            self.delivery.ring.release(self.head);
         }
         while tail.frames_since(self.head) > 0 {
             if let Some(record) = self.next_before(tail) {
@@ -50,6 +53,7 @@ impl LogReader {
     fn next_before(&mut self, tail: Position) -> Option<Vec<u8>> {
         let mut next = self.head;
         let record = self.delivery.ring.take(&mut next, tail);
+        let record = record.filter(|_| next.frames != tail.frames || next.bytes == tail.bytes);
         self.head = if record.is_some() { next } else { tail };
         self.delivery.ring.release(self.head); // before the logger runs, which may be slow
         record
@@ -66,6 +70,36 @@ impl LogReader {
         let ticket = event.prepare_wait();
         if self.delivery.ring.counts() == self.counts() {
             event.wait(ticket, Some(time));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logs::ring::LogRing;
+
+    /// Otherwise it would read zeros in place of each further record.
+    #[test]
+    fn records_come_after_a_position_was_overwritten() {
+        for ahead in [8, 800, 40_000, 2_000_000_000] {
+            for is_read_before in [false, true] {
+                let ring = LogRing::create().unwrap();
+                let mut reader = LogReader::new(Arc::new(Delivery::new(ring.clone())));
+                ring.skip(ahead);
+                if is_read_before {
+                    reader.read(|_| panic!("there is none"), |_| ());
+                }
+                ring.put(b"the first may be lost");
+                reader.read(|_| (), |_| ());
+                reader.read(|_| (), |_| ()); // with nothing to read
+                let mut seen = Vec::new();
+                for record in [b"one", b"two"] {
+                    ring.put(record);
+                    reader.read(|bytes| seen.push(bytes.to_vec()), |_| ());
+                }
+                assert_eq!(seen, [b"one", b"two"], "{ahead} {is_read_before}");
+            }
         }
     }
 }

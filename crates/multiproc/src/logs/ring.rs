@@ -107,3 +107,13 @@ impl LogRing {
         EventCount(self.memory.word32(EVENT))
     }
 }
+
+#[cfg(test)]
+impl LogRing {
+    /// Moves the writers' position by this many bytes, as a faulty process may.
+    pub(super) fn skip(&self, bytes: u32) {
+        let tail = self.tail();
+        let tail = Position { bytes: tail.bytes.wrapping_add(bytes), ..tail };
+        tail.store_release(self.memory.word64(TAIL));
+    }
+}
