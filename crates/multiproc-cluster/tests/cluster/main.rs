@@ -19,6 +19,7 @@ mod link;
 mod links;
 mod network;
 mod pending;
+mod skips;
 mod support;
 mod withdrawn;
 mod work;
@@ -49,8 +50,8 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(2);
     if !support::has_server() {
-        println!("skipped: the tests of multiproc-cluster need nats-server (apt-get install nats-server)");
-        return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
+        support::cannot_run_without("nats-server");
+        return ExitCode::SUCCESS;
     }
     let groups = [
         bounds::trials(),
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         hosts::trials(),
         links::trials(),
         pending::trials(),
+        skips::trials(),
         withdrawn::trials(),
     ];
     let trials: Vec<Trial> = groups.into_iter().flatten().collect();

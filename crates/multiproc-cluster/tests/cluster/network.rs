@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 
 use crate::link::Link;
-use crate::support::{Running, Server, Settings, agent};
+use crate::support::{Running, Server, Settings, agent, cannot_run};
 
 /// Hosts that reach the broker through links of their own.
 pub(crate) enum Network {
@@ -38,7 +38,7 @@ impl Network {
                 (network, server)
             }
             Err(error) => {
-                println!("skipped: network namespaces ({error}); the hosts are agents on the loopback");
+                cannot_run(&format!("network namespaces ({error}); the hosts are agents on the loopback"));
                 let server = Server::start();
                 (Self::Links((0..count).map(|_| Link::to(&server)).collect()), server)
             }
@@ -97,7 +97,7 @@ impl Network {
         let disciplines = ["netem delay 40ms 20ms rate 1mbit", "tbf rate 200kbit burst 4kb latency 2s"];
         let mut add = disciplines.iter().map(|kind| run(&format!("tc qdisc add dev host{host} root {kind}")));
         if matches!(self, Self::Links(_)) || !add.any(|added| added.is_ok()) {
-            println!("skipped: a slow link (tc, and a kernel with netem or tbf)");
+            cannot_run("a slow link (tc, and a kernel with netem or tbf)");
         }
     }
 }

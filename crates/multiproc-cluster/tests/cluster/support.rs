@@ -74,6 +74,20 @@ fn child(program: &Path) -> Command {
     command
 }
 
+/// A test, or a part of it, cannot run here: it says so and passes, but fails if the variable `MULTIPROC_TEST_ALL` is
+/// set.
+pub(crate) fn cannot_run(why: &str) {
+    println!("skipped: {why}");
+    assert!(std::env::var_os("MULTIPROC_TEST_ALL").is_none(), "`MULTIPROC_TEST_ALL` is set: {why}");
+}
+
+/// As [`cannot_run`], for want of a program that `CI` installs: with that variable it fails, too.
+pub(crate) fn cannot_run_without(program: &str) {
+    let why = format!("this needs {program} (apt-get install {program})");
+    assert!(std::env::var_os("CI").is_none(), "`CI` is set: {why}");
+    cannot_run(&why);
+}
+
 pub(crate) fn has_server() -> bool {
     Command::new("nats-server").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
