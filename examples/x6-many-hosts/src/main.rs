@@ -3,8 +3,8 @@
 mod demo;
 mod options;
 
-use std::fs;
-use std::io::Cursor;
+use std::fs::{self, DirEntry};
+use std::io::{self, Cursor};
 use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, ImageReader};
@@ -21,25 +21,23 @@ fn shrink(picture: Vec<u8>) -> Result<Vec<u8>, TaskError> {
     Ok(thumbnail)
 }
 
-/// Makes the thumbnails of a folder with the hosts of a server.
+/// Makes the thumbnails of a folder with the hosts of a server. Few pictures are in memory at a time.
 fn shrink_all(server: &str, folder: &Path) -> anyhow::Result<()> {
     let pool = Cluster::connect(server)?.pool("thumbnails")?;
-    let mut tasks = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.path().is_file() {
-            let mut name = entry.file_name();
-            name.push(".png"); // after the extension: `a.jpg` and `a.png` have a thumbnail each
-            tasks.push((name, pool.submit(shrink, (fs::read(entry.path())?,))?));
-        }
-    }
+    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    let files: Vec<_> = entries.into_iter().filter(|entry| entry.path().is_file()).collect();
     fs::create_dir_all(folder.join("thumbnails"))?;
-    let count = tasks.len();
-    for (name, task) in tasks {
-        fs::write(folder.join("thumbnails").join(name), task.get()??)?;
+    let mut unreadable = Ok(());
+    let read = |file: &DirEntry| fs::read(file.path()).map_err(|error| unreadable = Err(error)).ok();
+    let thumbnails = pool.imap(shrink, files.iter().map_while(read));
+    for (file, thumbnail) in files.iter().zip(thumbnails) {
+        let mut name = file.file_name();
+        name.push(".png"); // after the extension: `a.jpg` and `a.png` have a thumbnail each
+        fs::write(folder.join("thumbnails").join(name), thumbnail??)?;
     }
+    unreadable?;
     let hosts: Vec<String> = pool.hosts().into_iter().map(|host| host.name).collect();
-    println!("{count} thumbnails; hosts of the pool: {}", hosts.join(", "));
+    println!("{} thumbnails; hosts of the pool: {}", files.len(), hosts.join(", "));
     Ok(())
 }
 

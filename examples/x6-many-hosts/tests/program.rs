@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may panic
 
+use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -39,6 +41,45 @@ fn files_that_differ_in_the_extension_have_a_thumbnail_each() {
     let mut names: Vec<_> = thumbnails.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["a.jpeg.png", "a.jpg.png", "a.png.png"]);
+}
+
+#[test]
+fn a_picture_that_cannot_be_read_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((server, _processes)) = start(folder.path()) else { return };
+    let pictures = tempfile::tempdir().unwrap();
+    RgbImage::new(100, 100).save(pictures.path().join("a.png")).unwrap();
+    symlink("/proc/self/mem", pictures.path().join("b.png")).unwrap(); // a file, of which nothing is at its beginning
+    let output = program().arg(server).arg(pictures.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("os error"), "{output:?}");
+}
+
+/// Without a host the caller waits for a lease, with as many pictures as a few workers have out.
+#[test]
+fn pictures_are_read_when_there_is_room_for_them() {
+    const COUNT: u64 = 64;
+    const LEN: u64 = 4_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let Some((server, [agent, _server])) = start(folder.path()) else { return };
+    drop(agent);
+    let pictures = tempfile::tempdir().unwrap();
+    for number in 0..COUNT {
+        File::create(pictures.path().join(number.to_string())).unwrap().set_len(LEN).unwrap();
+    }
+    let mut caller = Running::start(program().arg(server).arg(pictures.path()));
+    let mut bytes = 0;
+    while caller.0.try_wait().unwrap().is_none() {
+        bytes = bytes_read(caller.0.id()).unwrap_or(bytes);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(bytes > LEN && bytes < COUNT * LEN / 2, "{bytes} bytes"); // those of its program, too
+}
+
+/// What a process has read.
+fn bytes_read(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse().ok()
 }
 
 /// A process that is killed when it is dropped.
