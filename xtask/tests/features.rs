@@ -43,6 +43,16 @@ fn a_feature_of_the_library_brings_its_own_dependencies_alone() {
     }
 }
 
+/// Their features are for the programs of this workspace.
+#[test]
+fn a_library_brings_no_tools_of_the_workspace() {
+    for package in ["multiproc", "multiproc-cluster"] {
+        let all = tree("normal", "{p}", &["--package", package]);
+        let tools: Vec<_> = all.iter().filter(|package| package.contains("crates/tools")).collect();
+        assert!(all.len() > 5 && tools.is_empty(), "{package}: {tools:?}");
+    }
+}
+
 /// What a program compiles for the library with these features alone.
 fn names_with(features: &str) -> BTreeSet<String> {
     let what = ["--package", "multiproc", "--no-default-features", "--features", features];
