@@ -19,6 +19,9 @@ pub enum Storage {
 pub enum HostLoss {
     /// Other hosts run them after the lease, so a task may begin twice; each item has one result. After this
     /// number of lost hosts the items fail. The default is `Retry(4)`.
+    ///
+    /// A host whose machine loses its power at the moment in which it begins a task may not count. With
+    /// `Retry(0)` it counts: the host asks the caller first.
     Retry(u32),
     /// They fail, if a task of theirs may have begun: a task begins at most once.
     Fail,

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use async_nats::{Message, Subject, jetstream};
 use multiproc::Result;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::timeout;
 
 use super::run::{Ran, Stop, StopOnDrop};
 use super::session::{Registered, Served};
 use super::slot::free_place;
 use super::{Agent, lease, run};
+use crate::connection::REQUEST_TIMEOUT;
 use crate::payload;
 use crate::protocol::{self, Delivery, Reply, Request, WorkHeader};
 
@@ -74,7 +76,7 @@ async fn follow(
     mut ended: watch::Receiver<Option<bool>>,
 ) -> bool {
     loop {
-        let waited = tokio::time::timeout(served.lease / 3, ended.wait_for(Option::is_some)).await;
+        let waited = timeout(served.lease / 3, ended.wait_for(Option::is_some)).await;
         if let Ok(ended) = waited.map(|ended| ended.is_ok_and(|ended| *ended == Some(true))) {
             return ended;
         }
@@ -122,18 +124,29 @@ async fn serve(
     }
 }
 
-/// Tells the caller that the chunk begins; where another agent may have begun it, asks whether it may.
+/// Tells the caller that the chunk begins; asks whether it may where another agent may have begun it, or where
+/// the message does not leave soon.
 async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i64) -> Reply {
-    let (chunk, id, host) = (header.chunk, agent.id.clone(), agent.host.clone());
-    if delivered > 1 || header.must_ask {
-        let delivery = Delivery { copy: header.copy, count: delivered };
-        let begin = Request::Begin { chunk, delivery, agent: id, host };
-        return served.ask_until_answered(&agent.connection, &begin).await;
+    let chunk = header.chunk;
+    if delivered == 1 && !header.must_ask && tell(agent, served, chunk).await {
+        return Reply::Granted(0);
     }
-    if let Ok(begun) = protocol::join(&Request::Begun { chunk, agent: id, host }, &[]) {
-        let _ = agent.connection.client.publish(served.session.back(), begun.into()).await;
-    }
-    Reply::Granted(0)
+    let delivery = Delivery { copy: header.copy, count: delivered };
+    let begin = Request::Begin { chunk, delivery, agent: agent.id.clone(), host: agent.host.clone() };
+    served.ask_until_answered(&agent.connection, &begin).await
+}
+
+/// Tells the caller that the chunk begins. True once the kernel has the message: an agent that is killed after
+/// that counts as the chunk's host.
+async fn tell(agent: &Agent, served: &Served, chunk: u64) -> bool {
+    let begun = Request::Begun { chunk, agent: agent.id.clone(), host: agent.host.clone() };
+    let Ok(begun) = protocol::join(&begun, &[]) else { return false };
+    let client = &agent.connection.client;
+    let sent = async {
+        let is_published = client.publish(served.session.back(), begun.into()).await.is_ok();
+        is_published && client.flush().await.is_ok()
+    };
+    timeout(REQUEST_TIMEOUT.min(served.lease / 4), sent).await.unwrap_or(false)
 }
 
 /// `None` if there are no results to report.

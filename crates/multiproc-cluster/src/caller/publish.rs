@@ -100,7 +100,7 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk) -> Result<Arc<
         timeout: new.timeout,
         grace: new.grace,
         retries: new.retries,
-        must_ask: new.on_host_loss == HostLoss::Fail,
+        must_ask: matches!(new.on_host_loss, HostLoss::Fail | HostLoss::Retry(0)),
         object: None,
     };
     let mut items = new.items;

@@ -19,6 +19,7 @@ trials![
     random_kills_of_agents_lose_and_repeat_no_result,
     a_stopped_hosts_items_run_elsewhere_and_its_late_results_are_dropped,
     a_lost_hosts_items_fail_if_they_may_begin_once,
+    a_host_asks_before_it_begins_what_no_other_may_begin,
     a_killed_hosts_task_ends_with_it,
     work_in_files_goes_on_after_a_restart_of_the_broker,
     results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart,
@@ -103,6 +104,24 @@ fn a_lost_hosts_items_fail_if_they_may_begin_once() -> Outcome {
     let begun = fs::read_dir(folder.path())?.count();
     assert_eq!(begun, 1, "it has begun twice");
     fs::write(folder.path().join("go"), "")?;
+    Ok(())
+}
+
+/// What an agent only says may be lost with its host.
+fn a_host_asks_before_it_begins_what_no_other_may_begin() -> Outcome {
+    let server = Server::start();
+    let _agent = server.agent("a");
+    for (loss, asks) in [(HostLoss::Fail, true), (HostLoss::Retry(0), true), (HostLoss::Retry(1), false)] {
+        let pool = server.pool("asks");
+        server.as_client(async |context| {
+            let mut messages = context.client().subscribe("multiproc.asks.*.back").await.unwrap();
+            context.client().flush().await.unwrap();
+            let task = pool.options().on_host_loss(loss).submit(square, (3,)).unwrap();
+            let first = tokio::time::timeout(TEST_TIMEOUT, messages.next()).await.unwrap().unwrap();
+            assert_eq!(first.reply.is_some(), asks, "{loss:?}");
+            assert_eq!(task.get().unwrap(), 9);
+        });
+    }
     Ok(())
 }
 
