@@ -151,6 +151,7 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
             pool,
             connection,
             places: Arc::new(Semaphore::new(workers)),
+            refusing: AtomicUsize::new(0),
             pace: Mutex::default(),
             active: AtomicUsize::new(0),
             sessions: Mutex::default(),
@@ -185,6 +186,8 @@ pub(crate) struct Agent {
     connection: Connection,
     /// One for each chunk that may run: as many as workers, for the chunks of all sessions.
     places: Arc<Semaphore>,
+    /// The number of slots that have handed back a chunk for want of a place, and wait for one.
+    refusing: AtomicUsize,
     pace: Mutex<Pace>,
     /// The number of chunks that run.
     active: AtomicUsize,

@@ -1,6 +1,7 @@
 //! A slot: pulls one chunk, runs it, pulls the next.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
@@ -47,16 +48,22 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>, kind: Kind) {
 }
 
 /// Runs a chunk as soon as the host has a place for it. If there is none for a while, others may have it.
+///
+/// The broker may give a chunk that goes back to another slot of this host, and to each in turn. So only the
+/// first one keeps it for a while.
 async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
-    let time = pace::MAX_WAIT.min(served.lease / 4);
+    let is_full = agent.refusing.load(Relaxed) > 0;
+    let time = if is_full { Duration::ZERO } else { pace::MAX_WAIT.min(served.lease / 4) };
     if let Ok(Some(place)) = timeout(time, free_place(agent, served)).await {
         return chunk::take(agent, served, message, place).await;
     }
+    agent.refusing.fetch_add(1, Relaxed);
     if let Some(acknowledge) = message.reply {
         let _ = agent.connection.client.publish(acknowledge, "-NAK".into()).await;
     }
     // It would come again at once.
     free_place(agent, served).await;
+    agent.refusing.fetch_sub(1, Relaxed);
 }
 
 /// Waits for a place, in the order of the questions. `None` at the session's end.

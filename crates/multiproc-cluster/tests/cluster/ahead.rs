@@ -1,6 +1,7 @@
 //! What a host pulls ahead: of short chunks some, and of long ones none that another host could run.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use async_nats::Message;
 use futures_util::StreamExt;
@@ -15,6 +16,7 @@ trials![
     a_late_host_runs_what_has_not_begun,
     a_late_host_runs_what_was_pulled_ahead_of_long_tasks,
     a_host_that_is_busy_with_one_pool_leaves_the_tasks_of_another_to_others,
+    a_full_host_keeps_a_chunk_of_another_pool_once,
     short_chunks_are_pulled_ahead,
 ];
 
@@ -88,6 +90,36 @@ fn a_host_that_is_busy_with_one_pool_leaves_the_tasks_of_another_to_others() -> 
     let _second = server.agent("second");
     submit_long(&pools[1], other.path(), 2)?;
     wait_until("all of them run", || begun(other.path()) == 2);
+    Ok(())
+}
+
+/// A slot that keeps a chunk does so for 200 ms. Where the machine is busy, the next one may be slow, too, so
+/// there are several attempts.
+fn a_full_host_keeps_a_chunk_of_another_pool_once() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let _agent = server.agent("a");
+    let cluster = server.cluster().lease(LEASE * 10).connect()?;
+    let busy = cluster.pool("busy")?;
+    submit_long(&busy, folder.path(), 2)?;
+    wait_until("the host is busy", || begun(folder.path()) == 2);
+    wait_until("a chunk goes back a second time at once", || {
+        let other = cluster.pool("other").unwrap();
+        server.as_client(async |context| {
+            let answers = context.client().subscribe("$JS.ACK.>").await.unwrap();
+            context.client().flush().await.unwrap();
+            let _task = other.submit(square, (3,)).unwrap();
+            let is_back = |answer: &Message| std::future::ready(&answer.payload[..] == b"-NAK");
+            let mut back = answers.filter(is_back);
+            let both = async {
+                back.next().await;
+                let first = Instant::now();
+                back.next().await;
+                first.elapsed()
+            };
+            tokio::time::timeout(TEST_TIMEOUT, both).await.unwrap() < Duration::from_millis(100)
+        })
+    });
     Ok(())
 }
 
