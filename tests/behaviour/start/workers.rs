@@ -1,10 +1,11 @@
 //! The workers of a pool, by either start method.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use multiproc::{Pool, Process, current};
+use multiproc::{Error, Pool, Process, active_children, current};
 use nix::sys::signal::Signal;
 
 use crate::support::{METHODS, Outcome, send_signal, trials};
@@ -12,7 +13,59 @@ use crate::support::{METHODS, Outcome, send_signal, trials};
 trials![
     an_initializer_that_never_returns_is_an_error_of_every_call,
     the_workers_of_a_pool_share_its_indices_and_a_new_one_has_that_of_the_old,
+    a_pools_name_is_that_of_its_workers_and_in_their_errors,
 ];
+
+/// What a worker is called: by itself, by the kernel (`ps`), and as the parent of a child.
+fn names() -> (String, String, String) {
+    let own = current().name().to_owned();
+    let parent = || multiproc::parent().unwrap().name().to_owned();
+    let by_its_child = Process::spawn(parent, ()).unwrap().join().unwrap();
+    (own, fs::read_to_string("/proc/self/comm").unwrap().trim_end().to_owned(), by_its_child)
+}
+
+fn a_pools_name_is_that_of_its_workers_and_in_their_errors() -> Outcome {
+    for method in METHODS {
+        for (name, by_kernel) in [("decoder \"1\"", "decoder \"1\""), ("reader of images", "reader of image")]
+        {
+            let pool = Pool::builder().workers(1).name(name).start_method(method).build()?;
+            let names_again = (name.to_owned(), by_kernel.to_owned(), name.to_owned());
+            assert_eq!(pool.apply(names, ())?, names_again);
+            let pid = pool.worker_pids()[0];
+            assert!(active_children().iter().any(|child| child.pid() == pid && child.name() == name));
+            assert_errors_begin_with(&pool, |pid| format!("worker {pid} of pool {name:?}"))?;
+            assert_eq!(pool.apply(names, ())?, names_again, "of one that replaces another");
+        }
+        let pool = Pool::builder().workers(1).start_method(method).build()?;
+        assert_eq!(pool.apply(names, ())?.0, "pool-worker");
+        assert_errors_begin_with(&pool, |pid| format!("worker {pid}"))?;
+    }
+    Ok(())
+}
+
+/// Each of the errors that a worker, or its pool, makes of what happens in it.
+fn assert_errors_begin_with(pool: &Pool, origin: impl Fn(u32) -> String) -> Outcome {
+    let says = |error: &Error, what: &str| {
+        let expected = format!("{} {what}", origin(error.pid().unwrap()));
+        assert!(error.to_string().contains(&expected), "{error}: {expected}");
+    };
+    let panics = || -> () { panic!("on purpose") };
+    says(&pool.apply(panics, ()).unwrap_err(), "panicked at ");
+    let panics = |_: u32| -> u32 { panic!("on purpose") };
+    says(&pool.map_reduce(panics, |sum, next| sum + next, [1, 2]).unwrap_err(), "panicked at ");
+    let ends = || -> () { std::process::exit(3) };
+    says(&pool.apply(ends, ()).unwrap_err(), "exited with code 3 while running its task");
+    let sleeps = || thread::sleep(Duration::from_secs(1000));
+    let limit = Duration::from_millis(20);
+    says(
+        &pool.options().timeout(limit).apply(sleeps, ()).unwrap_err(),
+        "was killed while running its task, ",
+    );
+    let waits = || while !multiproc::is_cancelled() {};
+    let with_grace = pool.options().timeout(limit).grace(Duration::from_secs(600));
+    says(&with_grace.apply(waits, ()).unwrap_err(), "ended a task in its grace while running its task, ");
+    Ok(())
+}
 
 fn an_initializer_that_never_returns_is_an_error_of_every_call() -> Outcome {
     for method in METHODS {

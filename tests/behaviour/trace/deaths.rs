@@ -29,7 +29,7 @@ fn a_death_its_item_and_the_next_worker_are_there() -> Outcome {
         let restart = trace.named("restart").find(|restart| restart.ts > death.ts).unwrap();
         assert_eq!(restart.number("index"), Some(0));
         let next = u32::try_from(restart.number("worker").unwrap())?;
-        assert!(next != fatal.pid && trace.names()[&next] == "pool-worker 0");
+        assert!(next != fatal.pid && trace.names()[&next] == "mortals 0");
         let [task] = unfinished(&trace, "traced::die")[..] else { panic!("{trace:?}") };
         assert!(task.category == "task" && task.dur.unwrap() >= 3000.0);
     }

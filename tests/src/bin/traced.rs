@@ -98,7 +98,7 @@ fn die() {
 
 /// A worker dies, is replaced, takes too long, and is killed for a task that is cancelled; a child dies.
 fn deaths() {
-    let pool = Pool::new(1).unwrap();
+    let pool = Pool::builder().workers(1).name("mortals").build().unwrap();
     let results = pool.map_results(die_at_two, 0..5).unwrap();
     assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
     assert!(

@@ -9,6 +9,7 @@ use crate::impl_serde::impl_serde;
 /// Who failed.
 #[derive(Clone)]
 pub(crate) enum Origin {
+    /// Of a pool without a name.
     Worker {
         pid: u32,
     },
@@ -25,11 +26,30 @@ pub(crate) enum Origin {
         running: Option<String>,
         waiting: Option<String>,
     },
+    NamedWorker {
+        pool: String,
+        pid: u32,
+    },
 }
 
 impl_serde!(enum Origin {
     Worker { pid }, Process { name, pid }, Pid(value), Server { name, pid, running, waiting },
+    NamedWorker { pool, pid },
 });
+
+/// The process name of the workers of a pool without a name.
+pub(crate) const WORKER_NAME: &str = "pool-worker";
+
+impl Origin {
+    /// A pool's worker with this process name, which is that of its pool, or [`WORKER_NAME`].
+    pub(crate) fn worker(name: &str, pid: u32) -> Self {
+        if name == WORKER_NAME {
+            Self::Worker { pid }
+        } else {
+            Self::NamedWorker { pool: name.to_owned(), pid }
+        }
+    }
+}
 
 /// How the holder of a lock, or a party of a barrier, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -135,6 +135,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Worker { pid } => write!(f, "worker {pid}"),
+            Self::NamedWorker { pool, pid } => write!(f, "worker {pid} of pool {pool:?}"),
             Self::Process { name, pid } => write!(f, "process {name:?} ({pid})"),
             Self::Pid(pid) => write!(f, "process {pid}"),
             Self::Server { name, pid, .. } => write!(f, "server {name:?} ({pid})"),
@@ -171,7 +172,9 @@ impl fmt::Display for Activity<'_> {
             (Some((first, count)), _) => {
                 write!(f, " while running tasks {first} to {}", first.saturating_add(count.saturating_sub(1)))
             }
-            (None, Some(Origin::Worker { .. })) => f.write_str(" while running its task"),
+            (None, Some(Origin::Worker { .. } | Origin::NamedWorker { .. })) => {
+                f.write_str(" while running its task")
+            }
             (None, Some(Origin::Process { .. })) => f.write_str(" before its function returned"),
             (None, Some(Origin::Pid(_)) | None) => Ok(()),
             (None, Some(Origin::Server { running, waiting, .. })) => {

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use crate::impl_serde::impl_serde;
 
 pub use backtrace::{Backtrace, Frame};
-pub(crate) use cause::{Cause, Failure, Origin};
+pub(crate) use cause::{Cause, Failure, Origin, WORKER_NAME};
 pub(crate) use crash_report::Crash;
 pub(crate) use display::Bytes;
 #[cfg(feature = "trace")]
@@ -189,6 +189,7 @@ impl Error {
         match self.0.origin {
             Some(
                 Origin::Worker { pid }
+                | Origin::NamedWorker { pid, .. }
                 | Origin::Process { pid, .. }
                 | Origin::Pid(pid)
                 | Origin::Server { pid, .. },

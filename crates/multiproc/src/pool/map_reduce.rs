@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
-use crate::error::{Error, Origin, Result};
+use crate::error::{Error, Result};
 use crate::ipc::panic::catch_panic;
 use crate::pool::results::Results;
+use crate::spawn::bootstrap::worker_origin;
 use crate::sys::entry::zst_instance;
-use crate::sys::process::own_pid;
 use crate::task::{RemoteFn, sealed};
 
 /// Much longer than it takes to send, decode and merge a result of some thousand entries.
@@ -73,8 +73,7 @@ where
                     None => result,
                 }
             };
-            let origin = || Origin::Worker { pid: own_pid() };
-            merged = Some(catch_panic(run).map_err(|error| (number, error.or_with_origin(origin)))?);
+            merged = Some(catch_panic(run).map_err(|error| (number, error.or_with_origin(worker_origin)))?);
         }
         let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         merged.map(|merged| (merged, nanos)).ok_or_else(|| (0, Error::internal("a batch without items")))

@@ -39,7 +39,9 @@ impl_serde!(struct WorkerContext { index, rings, link, wakeup_page, spin, memory
 /// The main function of a worker process. Returns when the pool closes the rings.
 pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> Result<()> {
     bootstrap::set_worker_index(context.index);
-    trace::name_worker(context.index);
+    if let Some(own) = bootstrap::identity() {
+        trace::name_worker(&own.name, context.index);
+    }
     // Before the initializer: it may start threads, with which the call takes milliseconds.
     let has_barrier = membarrier::register();
     if let Some(bytes) = context.memory_limit {

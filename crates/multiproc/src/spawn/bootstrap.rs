@@ -8,13 +8,14 @@ use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, Origin, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::packet;
 use crate::ipc::wire::{self, SharedFd};
 use crate::logs::{self, LogLink};
 use crate::record;
 use crate::sys::entry;
+use crate::sys::process::own_pid;
 use crate::task::{RunOnce, TaskId};
 use crate::trace::{self, TraceLink};
 
@@ -123,6 +124,12 @@ pub(crate) fn set_worker_index(index: usize) {
         let (name, parent) = (own.name.clone(), own.parent.clone());
         set_identity(ProcessIdentity { name, parent, worker_index: Some(index) });
     }
+}
+
+/// This process as the worker of its pool, as errors name it.
+pub(crate) fn worker_origin() -> Origin {
+    let worker = identity().filter(|own| own.worker_index.is_some());
+    worker.map_or_else(|| Origin::Worker { pid: own_pid() }, |own| Origin::worker(&own.name, own_pid()))
 }
 
 #[cfg(test)]

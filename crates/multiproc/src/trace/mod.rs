@@ -158,10 +158,10 @@ pub(crate) fn install(link: TraceLink, name: &str) {
     }
 }
 
-/// Gives this process the name of a pool's worker.
-pub(crate) fn name_worker(index: usize) {
+/// Gives this process the name of a pool's worker: that of its process, and its index.
+pub(crate) fn name_worker(name: &str, index: usize) {
     if let Some(tracer) = tracer() {
-        tracer.name_process(&format!("pool-worker {index}"));
+        tracer.name_process(&format!("{name} {index}"));
     }
 }
 

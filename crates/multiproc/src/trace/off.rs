@@ -30,7 +30,7 @@ pub(crate) fn install(link: TraceLink, _name: &str) {
 
 pub(crate) fn start_from_environment() {}
 
-pub(crate) fn name_worker(_index: usize) {}
+pub(crate) fn name_worker(_name: &str, _index: usize) {}
 
 pub(crate) fn waiting<R>(_name: &str, wait: impl FnOnce() -> R) -> R {
     wait()

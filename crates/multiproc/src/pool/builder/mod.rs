@@ -19,7 +19,7 @@ use super::initializers::{Run, encode_initializer};
 use super::recording::RecordOptions;
 use super::scheduler::Policy;
 use super::state::NoState;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WORKER_NAME};
 use crate::record::{MAX_BYTES, MAX_FILES};
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
@@ -47,6 +47,7 @@ const INITIALIZER: Duration = Duration::from_secs(600);
 impl PoolBuilder {
     pub(super) fn new() -> Self {
         let policy = Policy {
+            name: WORKER_NAME.to_owned(),
             workers: 0,
             idle_timeout: None,
             min_workers: 0,
@@ -71,6 +72,24 @@ impl PoolBuilder {
 }
 
 impl<M> PoolBuilder<M> {
+    /// Sets the pool's name, which each of its workers has: in errors (`worker 4242 of pool "decoder" was
+    /// killed by SIGKILL`), in [`current`](crate::current), before a log record and in a timeline, and (its
+    /// first 15 bytes) in `ps` and `top`. By default workers are called `pool-worker`, and errors name no
+    /// pool. No effect in [inline mode](Self::inline).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(2).name("decoder").build()?;
+    /// assert_eq!(pool.apply(|| multiproc::current().name().to_owned(), ())?, "decoder");
+    /// let error = pool.apply(|| -> () { std::process::abort() }, ()).unwrap_err();
+    /// assert!(error.to_string().contains("of pool \"decoder\" was killed by SIGABRT"), "{error}");
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config.policy.name = name.into();
+        self
+    }
+
     /// Each worker runs `function` before any task; by default nothing. If it fails, every call of the pool
     /// returns that error.
     ///

@@ -62,6 +62,8 @@ pub(crate) struct Scheduler {
 /// The options of a pool that concern its workers.
 #[derive(Clone)]
 pub(crate) struct Policy {
+    /// The process name of the workers.
+    pub(crate) name: String,
     /// How many workers the pool keeps, at most.
     pub(crate) workers: usize,
     /// After how long an idle worker is shut down, and how many stay.

@@ -128,6 +128,7 @@ impl Scheduler {
         let index = self.free_index();
         let policy = self.policy.clone();
         WorkerConfig {
+            name: policy.name,
             index,
             initializers: policy.initializers,
             initializer_timeout: policy.initializer_timeout,

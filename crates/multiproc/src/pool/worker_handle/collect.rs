@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::WorkerHandle;
-use crate::error::{Error, Origin, Result};
+use crate::error::{Error, Result};
 use crate::ipc::frame::{Frames, add_frame};
 use crate::ipc::packet::OnShortage;
 use crate::pool::call::{Call, ResultBatch};
@@ -167,7 +167,7 @@ impl WorkerHandle {
                 if error.os_error().is_none() {
                     self.fail_worker(error.clone());
                 }
-                error.with_origin(Origin::Worker { pid: self.pid() })
+                error.with_origin(self.origin())
             });
             if let Some(why) = asked_to_end {
                 self.fail(1, &why);

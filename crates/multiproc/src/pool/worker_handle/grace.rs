@@ -52,13 +52,13 @@ impl WorkerHandle {
         let grace = self.grace.take()?;
         self.takes_no_more = false;
         self.rings.set_cancelled(false);
-        Some(grace.error(self.pid()))
+        Some(grace.error(self.origin()))
     }
 }
 
 impl Grace {
-    pub(super) fn error(&self, pid: u32) -> Error {
+    pub(super) fn error(&self, worker: Origin) -> Error {
         let limit = if let Cause::TimeLimit(limit) = self.why { Some(limit) } else { None };
-        Error::new(Cause::EndedInGrace(limit)).with_origin(Origin::Worker { pid })
+        Error::new(Cause::EndedInGrace(limit)).with_origin(worker)
     }
 }

@@ -22,7 +22,7 @@ use self::phase::WorkerPhase;
 use self::stall::{Stall, StallDetector};
 use self::worker_bound::WorkerBound;
 use super::worker_main::{WorkerContext, serve};
-use crate::error::Result;
+use crate::error::{Origin, Result};
 use crate::ipc::fd_shortage::Shortage;
 use crate::ipc::frame::Frames;
 use crate::ipc::packet::PacketSocket;
@@ -109,6 +109,8 @@ pub(crate) enum ExitReason {
 
 /// The configuration of a worker to be started.
 pub(crate) struct WorkerConfig {
+    /// Its process name.
+    pub(crate) name: String,
     /// The lowest free index among the pool's workers.
     pub(crate) index: usize,
     pub(crate) initializers: Vec<Initializer>,
@@ -134,6 +136,7 @@ impl WorkerHandle {
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let WorkerConfig {
+            name,
             index,
             initializers,
             initializer_timeout,
@@ -153,8 +156,7 @@ impl WorkerHandle {
             memory_limit,
         };
         let initializer_count = initializers.len();
-        let spawned =
-            options.spawn_internal("pool-worker".to_owned(), serve, &(context, initializers), server)?;
+        let spawned = options.spawn_internal(name, serve, &(context, initializers), server)?;
         spawned.child.set_on_change(Arc::new(on_exit));
         let started_at = Instant::now();
         let initialize_by = RunningTime::after(initializer_timeout).filter(|_| initializer_count > 0);
@@ -198,6 +200,11 @@ impl WorkerHandle {
 
     pub(crate) fn pid(&self) -> u32 {
         self.spawned.child.pid()
+    }
+
+    /// This worker, as errors name it.
+    fn origin(&self) -> Origin {
+        Origin::worker(self.spawned.child.name(), self.pid())
     }
 
     /// The number of its initializers.

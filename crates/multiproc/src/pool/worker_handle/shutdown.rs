@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::phase::WorkerPhase;
 use super::{ExitReason, WorkerHandle};
-use crate::error::{Cause, Error, ErrorKind, Origin, Result};
+use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::ipc::wire;
 use crate::pool::chunk::Chunk;
 use crate::pool::stats::WorkerStats;
@@ -149,23 +149,21 @@ impl WorkerHandle {
 
     /// Why it exited, and whether its initializer failed.
     fn exit_cause(&mut self) -> (Error, bool) {
-        let pid = self.pid();
-        let origin = || Origin::Worker { pid };
         let failure = self.phase.failure();
         // Whatever else has ended the worker: `cancel` has returned that its item is cancelled.
         let was_killed_for_it = failure.is_some_and(|why| why.is_cancelled() || why.is_timeout());
         if let Some(grace) = self.grace.as_ref().filter(|_| !was_killed_for_it) {
-            return (grace.error(pid), false);
+            return (grace.error(self.origin()), false);
         }
         if let Some(why) = failure {
-            return (why.clone().with_origin(origin()), why.is_start());
+            return (why.clone().with_origin(self.origin()), why.is_start());
         }
-        let ended = self.spawned.result(&origin);
+        let ended = self.spawned.result(&|| self.origin());
         match ended.and_then(|(outcome, _)| {
             wire::decode_internal::<Result<()>>(&outcome, Vec::new(), "a worker's end")
         }) {
-            Ok(Err(error)) => (error.or_with_origin(origin), !self.is_ready()),
-            Ok(Ok(())) => (self.spawned.child.exit_error(origin()), false),
+            Ok(Err(error)) => (error.or_with_origin(|| self.origin()), !self.is_ready()),
+            Ok(Ok(())) => (self.spawned.child.exit_error(self.origin()), false),
             Err(error) => (error, false),
         }
     }

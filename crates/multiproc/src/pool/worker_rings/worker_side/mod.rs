@@ -9,13 +9,14 @@ mod publish;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::error::{Error, Origin, Result};
+use crate::error::{Error, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::array::Array;
 use crate::ipc::ring::{Memory, Position};
 use crate::ipc::wire::{self, SharedFd};
 use crate::pool::worker_rings::claim_word;
+use crate::spawn::bootstrap::worker_origin;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::cpus::{YIELD_AFTER, should_spin, spin};
@@ -23,7 +24,7 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{exit_immediately, own_pid};
+use crate::sys::process::exit_immediately;
 use crate::trace::Items;
 
 use self::publish::FlushSchedule;
@@ -256,7 +257,7 @@ impl WorkerSide {
         self.index += u32::from(self.close_array());
         self.schedule.left -= self.completed.frames.wrapping_sub(before);
         claim_word::give_back(self.rings.claim_word(), self.completed.frames.wrapping_add(1));
-        let error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
+        let error = error.or_with_origin(worker_origin);
         let mut bytes = Vec::new();
         let _ = wire::encode_internal(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
         // If there is no memory even for the error, an empty frame stands for it, which does not decode.
