@@ -21,6 +21,7 @@ trials![
     values_of_any_size_come_and_go,
     values_that_do_not_travel_are_errors_of_their_call,
     calls_beyond_the_capacity_wait,
+    an_idle_server_with_little_room_takes_a_first_call,
     a_method_that_waits_for_its_own_server_gets_an_error,
     a_call_with_a_time_limit_ends_on_time,
     a_time_limit_holds_while_another_thread_waits_for_room,
@@ -201,6 +202,34 @@ fn values_that_do_not_travel_are_errors_of_their_call() -> Outcome {
     assert!(server.call(take, (0,)).unwrap_err().is_codec());
     assert!(server.call(take, (1,)).unwrap_err().is_codec());
     assert_eq!(server.call(|state: &mut u32| *state, ())?, 3, "the state is not poisoned");
+    Ok(())
+}
+
+/// Of many, since a busy machine can keep the server from taking a connection in time.
+fn an_idle_server_with_little_room_takes_a_first_call() -> Outcome {
+    for method in METHODS {
+        let counter = Server::builder().capacity(1).start_method(method).spawn(Counter::new, (0,))?;
+        let (here, there) = pipe::<(), Server<Counter>>()?;
+        let mut taken = 0;
+        for _ in 0..10 {
+            counter.call(Counter::total, ())?;
+            there.send(counter.clone())?;
+            let handle = here.recv()?; // it has a connection of its own
+            match handle.try_submit(Counter::add, (1,)) {
+                Ok(call) => taken = call.get()?,
+                Err(error) => assert!(error.is_full(), "{error}"),
+            }
+        }
+        assert!(taken > 0, "{method:?}");
+        // A server that is not idle refuses it.
+        let (blocked, latch) = block(&counter)?;
+        there.send(counter.clone())?;
+        let handle = here.recv()?;
+        assert!(handle.try_submit(Counter::add, (1,)).unwrap_err().is_full());
+        drop(latch);
+        blocked.get()?;
+        assert_eq!(counter.call(Counter::total, ())?, taken);
+    }
     Ok(())
 }
 

@@ -46,7 +46,7 @@ impl ServerBuilder {
 
     /// How many calls may wait, from all callers together. A further one blocks until the server takes one, or
     /// is an error of [`Server::try_submit`]. The default is 1000. A process connects with its first call, which
-    /// then counts as two until the server has taken the connection.
+    /// then counts as two until the server has taken the connection. An idle server takes it at once.
     #[must_use]
     pub fn capacity(mut self, calls: u32) -> Self {
         self.capacity = calls;

@@ -241,7 +241,23 @@ impl<S: 'static> Server<S> {
         self.send(method, &args, Deadline::Never)
     }
 
-    /// As [`submit`](Self::submit), but does not wait for room.
+    /// As [`submit`](Self::submit), but does not wait for room. A process's first call blocks for at most 1 ms
+    /// until the server has taken the connection, which [occupies room](ServerBuilder::capacity) before.
+    ///
+    /// ```
+    /// use multiproc::Server;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let list = Server::builder().capacity(1).spawn(Vec::<u32>::new, ())?;
+    ///     match list.try_submit(Vec::push, (1,)) {
+    ///         Ok(pushed) => pushed.get()?,
+    ///         Err(error) if error.is_full() => println!("it has enough to do"),
+    ///         Err(error) => return Err(error),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// Those of [`submit`](Self::submit); and [`Error::is_full`].

@@ -37,8 +37,27 @@ pub(super) struct Connection {
     changed: Condvar,
 }
 
-/// Much longer than to connect takes if there is room.
+/// Much longer than to connect takes if there is room, and than an idle server takes to receive that.
 const CONNECT_TIME: Duration = Duration::from_millis(1);
+
+/// A call that does not wait for room waits for another thread that connects, and until the server has taken
+/// its own connection: usually there is room then.
+fn patience(deadline: Deadline) -> Deadline {
+    match deadline {
+        Deadline::Immediate => Deadline::limit(CONNECT_TIME),
+        later => later,
+    }
+}
+
+/// A call that has a number, and is not sent.
+struct OpenedCall {
+    call: u64,
+    /// How often this process had begun to connect.
+    connects: u64,
+    /// This thread has just connected.
+    has_connected: bool,
+}
+
 impl Connection {
     pub(super) fn new(name: String, requests: SenderCore) -> Self {
         let caller = StatusPage(requests.end().memory()).new_caller();
@@ -78,14 +97,16 @@ impl Connection {
     ) -> Result<u64> {
         self.check_not_forked()?;
         // A method must not wait for room that its own end would make.
-        let deadline = if is_serving(self.page()) { Deadline::now() } else { deadline };
+        let is_serving = is_serving(self.page());
+        let deadline = if is_serving { Deadline::now() } else { deadline };
         // Encoding runs user code, so no lock is held. The number of the call is filled in afterwards.
         let mut buffer = Scratch::borrow();
         request.write(CallId { caller: self.caller, call: 0 }, &mut buffer.0);
         let descriptors = encode(&mut buffer.0)?;
-        let (call, connects) = self.open_call(deadline)?;
+        let OpenedCall { call, connects, has_connected } = self.open_call(deadline)?;
         message::set_call(&mut buffer.0, call);
-        let sent = self.send_bytes(&buffer.0, &descriptors, deadline);
+        let until = if has_connected && !is_serving { patience(deadline) } else { deadline };
+        let sent = self.send_bytes(&buffer.0, &descriptors, until, deadline);
         failpoint::hit(Failpoint::CallSent);
         match sent {
             Ok(()) => {
@@ -99,8 +120,15 @@ impl Connection {
         }
     }
 
-    fn send_bytes(&self, bytes: &[u8], descriptors: &[SharedFd], deadline: Deadline) -> Result<()> {
-        match self.requests.send([Message { bytes, descriptors }], deadline, &mut 0)? {
+    /// Waits for room `until` then. The error is that of a call with this deadline.
+    fn send_bytes(
+        &self,
+        bytes: &[u8],
+        descriptors: &[SharedFd],
+        until: Deadline,
+        deadline: Deadline,
+    ) -> Result<()> {
+        match self.requests.send([Message { bytes, descriptors }], until, &mut 0)? {
             Sent::Done => Ok(()),
             Sent::Disconnected => Err(self.end_error(deadline)),
             Sent::TimedOut => Err(Self::no_room(deadline)),
@@ -115,12 +143,9 @@ impl Connection {
     }
 
     /// Numbers a call, which is to be sent over a channel that is connected.
-    fn open_call(&self, deadline: Deadline) -> Result<(u64, u64)> {
-        // A call that does not wait for room waits for another thread that connects, which usually finds room.
-        let patience = match deadline {
-            Deadline::Immediate => Deadline::limit(CONNECT_TIME),
-            later => later,
-        };
+    fn open_call(&self, deadline: Deadline) -> Result<OpenedCall> {
+        let patience = patience(deadline);
+        let mut has_connected = false;
         let mut inbox = self.lock();
         self.take_replies_that_are_there(&mut inbox, false);
         while inbox.channel.is_none() {
@@ -128,6 +153,7 @@ impl Connection {
                 let connected;
                 (inbox, connected) = self.connect(inbox, deadline);
                 connected?;
+                has_connected = true;
             } else if patience.is_over() {
                 return Err(Self::no_room(deadline));
             } else {
@@ -137,7 +163,7 @@ impl Connection {
         inbox.last_call += 1;
         let call = inbox.last_call;
         inbox.calls.insert(call, Call::Sending);
-        Ok((call, inbox.connects))
+        Ok(OpenedCall { call, connects: inbox.connects, has_connected })
     }
 
     /// Notes that a call is sent. If this process has connected to another server process meanwhile, asks that
@@ -205,7 +231,7 @@ impl Connection {
         let mut bytes = Vec::new();
         Request::Connect.write(CallId { caller: self.caller, call: 0 }, &mut bytes);
         let descriptors = wire::encode_internal_with_descriptors(&connect, &mut bytes, "a caller")?;
-        self.send_bytes(&bytes, &descriptors, deadline)
+        self.send_bytes(&bytes, &descriptors, deadline, deadline)
     }
 
     /// Whether the reply to a call is there, without waiting.
