@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use multiproc::{Error, Process, Result, Server, SharedSlice, pipe};
 use nix::errno::Errno;
@@ -22,6 +22,7 @@ trials![
     values_that_do_not_travel_are_errors_of_their_call,
     calls_beyond_the_capacity_wait,
     an_idle_server_with_little_room_takes_a_first_call,
+    a_call_waits_for_room_for_as_long_as_it_may,
     a_method_that_waits_for_its_own_server_gets_an_error,
     a_call_with_a_time_limit_ends_on_time,
     a_time_limit_holds_while_another_thread_waits_for_room,
@@ -202,6 +203,26 @@ fn values_that_do_not_travel_are_errors_of_their_call() -> Outcome {
     assert!(server.call(take, (0,)).unwrap_err().is_codec());
     assert!(server.call(take, (1,)).unwrap_err().is_codec());
     assert_eq!(server.call(|state: &mut u32| *state, ())?, 3, "the state is not poisoned");
+    Ok(())
+}
+
+fn a_call_waits_for_room_for_as_long_as_it_may() -> Outcome {
+    for method in METHODS {
+        let counter = Server::builder().capacity(1).start_method(method).spawn(Counter::new, (0,))?;
+        let (blocked, latch) = block(&counter)?;
+        let waiting = counter.submit_timeout(Counter::add, (1,), TEST_TIMEOUT)?;
+        let (begun, time) = (Instant::now(), Duration::from_millis(20));
+        let refused = counter.submit_timeout(Counter::add, (1,), time).unwrap_err();
+        assert!(refused.is_full() && begun.elapsed() >= time, "{refused}");
+        thread::scope(|scope| {
+            let next = scope.spawn(|| counter.submit_timeout(Counter::add, (1,), TEST_TIMEOUT)?.get());
+            drop(latch);
+            assert_eq!(next.join().unwrap()?, 2, "the one that was refused did not run");
+            Ok::<_, Error>(())
+        })?;
+        blocked.get()?;
+        assert_eq!(waiting.get()?, 1);
+    }
     Ok(())
 }
 

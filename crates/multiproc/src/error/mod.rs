@@ -74,7 +74,8 @@ pub enum ErrorKind {
     Codec,
     /// A time limit passed first: that of the call, or that of a task, which was then killed.
     Timeout,
-    /// A queue or pipe is full, or a pool has [as many tasks](crate::pool::PoolBuilder::max_pending) as it may.
+    /// A queue or pipe is full, or a pool has [as many tasks](crate::pool::PoolBuilder::max_pending) as it may, or
+    /// a server [as many calls](crate::server::ServerBuilder::capacity).
     Full,
     /// A queue or pipe is empty, while a sender is left.
     Empty,
@@ -296,7 +297,7 @@ impl Error {
         self.kind() == ErrorKind::Timeout
     }
 
-    /// Was a queue or pipe full, or a pool with a bound?
+    /// Was a queue or pipe full, or a pool or server with a bound?
     pub fn is_full(&self) -> bool {
         self.kind() == ErrorKind::Full
     }

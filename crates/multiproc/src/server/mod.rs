@@ -270,6 +270,35 @@ impl<S: 'static> Server<S> {
         self.send(method, &args, Deadline::now())
     }
 
+    /// As [`try_submit`](Self::try_submit), but waits for room for at most `time`.
+    ///
+    /// ```
+    /// use multiproc::Server;
+    /// use std::time::Duration;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let server = Server::builder().capacity(1).spawn(|| (), ())?;
+    ///     let sleep = |(): &mut ()| std::thread::sleep(Duration::from_secs(3600));
+    ///     let submit = || server.submit_timeout(sleep, (), Duration::from_millis(10));
+    ///     let refused = (0..3).find_map(|_| submit().err()); // one runs, and one waits
+    ///     assert!(refused.is_some_and(|error| error.is_full()));
+    ///     server.kill()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`try_submit`](Self::try_submit).
+    pub fn submit_timeout<F, Args, R>(&self, method: F, args: Args, time: Duration) -> Result<CallHandle<R>>
+    where
+        F: RemoteMethod<S, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.send(method, &args, Deadline::after(time)).map_err(Connection::timeout_as_full)
+    }
+
     /// Lets calls go on after a panic, on the state as it is. It takes its turn among the calls.
     ///
     /// ```

@@ -137,9 +137,18 @@ impl Connection {
 
     fn no_room(deadline: Deadline) -> Error {
         match deadline {
-            Deadline::Immediate => Error::new(Cause::Full("server's queue".to_owned())),
+            Deadline::Immediate => Self::full(),
             _ => Error::timeout("send a call"),
         }
+    }
+
+    fn full() -> Error {
+        Error::new(Cause::Full("server's queue".to_owned()))
+    }
+
+    /// The error of a call that was not sent, with another one for [a time that was over](Self::no_room).
+    pub(super) fn timeout_as_full(error: Error) -> Error {
+        if error.is_timeout() { Self::full() } else { error }
     }
 
     /// Numbers a call, which is to be sent over a channel that is connected.
