@@ -30,7 +30,8 @@ use crate::sys::thread_id::ThreadId;
 ///
 /// fn finish(steps: Mutex<u32>, changed: Condvar) -> multiproc::Result<()> {
 ///     *steps.lock()? += 1;
-///     changed.notify_one()
+///     changed.notify_one();
+///     Ok(())
 /// }
 ///
 /// fn main() -> multiproc::Result<()> {
@@ -131,19 +132,15 @@ impl Condvar {
     }
 
     /// Notifies a thread that waits, if any does.
-    ///
-    /// # Errors
-    /// None, unless another process has written over the memory.
-    pub fn notify_one(&self) -> Result<()> {
-        self.notify(1)
+    pub fn notify_one(&self) {
+        self.notify(1);
     }
 
     /// Notifies `count` threads that wait, or all if they are fewer.
-    ///
-    /// # Errors
-    /// Those of [`notify_one`](Self::notify_one).
-    pub fn notify(&self, count: usize) -> Result<()> {
-        let guard = self.shared.lock_slots(Deadline::Never)?;
+    pub fn notify(&self, count: usize) {
+        let Ok(guard) = self.shared.lock_slots(Deadline::Never) else {
+            return self.notify_all(); // another process has written over the memory
+        };
         let mut left = count;
         for _ in 0..WAITERS {
             let Some(next) = self.next_waiter().filter(|_| left > 0) else { break };
@@ -152,7 +149,6 @@ impl Condvar {
         }
         drop(guard);
         self.shared.events().notify_all();
-        Ok(())
     }
 
     /// Notifies all threads that wait.

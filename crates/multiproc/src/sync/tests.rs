@@ -104,7 +104,23 @@ fn a_timed_wait_ends_though_the_lock_is_held() {
         drop(held);
     });
     assert_eq!(condvar.shared.used_count(), 0);
-    condvar.notify_one().unwrap();
+    condvar.notify_one();
+}
+
+/// As if another process had written there that this thread holds the lock.
+#[test]
+fn a_notification_arrives_though_the_lock_cannot_be_taken() {
+    let (mutex, condvar) = (Mutex::new(0_u8).unwrap(), Condvar::new().unwrap());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| drop(condvar.wait(mutex.lock().unwrap()).unwrap()));
+        while condvar.shared.used_count() == 0 {
+            std::thread::yield_now();
+        }
+        let held = condvar.shared.lock_slots(Deadline::Never).unwrap();
+        condvar.notify_one();
+        waits.join().unwrap();
+        drop(held);
+    });
 }
 
 proptest! {

@@ -170,14 +170,12 @@ impl Locks {
         let guard = self.guard(self.mutex.lock())?;
         match round % 4 {
             0 => self.condvar.notify_one(),
-            1 => {
-                self.condvar.notify_all();
-                Ok(())
-            }
+            1 => self.condvar.notify_all(),
             _ => {
                 let waited = self.condvar.wait_timeout(guard, MOMENT);
-                waited.or_else(LockError::into_guard).map(drop)
+                waited.or_else(LockError::into_guard).map(drop)?;
             }
         }
+        Ok(())
     }
 }

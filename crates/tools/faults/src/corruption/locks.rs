@@ -73,7 +73,7 @@ const STEPS: [Step; 22] = [
             drop(locks.condvar.wait_timeout(guard, TIME));
         }
     }),
-    ("Condvar::notify_one", NOW, |locks| drop(locks.condvar.notify_one())),
+    ("Condvar::notify_one", NOW, |locks| locks.condvar.notify_one()),
     ("Condvar::notify_all", NOW, |locks| locks.condvar.notify_all()),
     ("Barrier::wait_timeout", TIME, |locks| drop(locks.barrier.wait_timeout(TIME))),
     ("Barrier::reset", NOW, |locks| locks.barrier.reset()),
@@ -131,7 +131,7 @@ pub(super) fn use_locks(random: &mut Random, _: &Bounds) -> Result<Rest> {
         let lock = || locks.mutex.lock().map(drop).is_ok();
         bounds.at_once("Mutex::lock alone", lock)?;
         drop(bounds.at_once("OnceCell::set alone", || locks.cell.set(8))?);
-        drop(bounds.at_once("Condvar::notify alone", || locks.condvar.notify(2))?);
+        bounds.at_once("Condvar::notify alone", || locks.condvar.notify(2))?;
         Ok(())
     }))
 }

@@ -55,9 +55,10 @@ fn take((mutex, condvar, waiting): Tokens) -> Result<(), Error> {
 /// Adds a token and notifies one child. Returns whether a child has taken it, or none is left.
 fn give((mutex, condvar, _): &Tokens, children: &[Process<Result<(), Error>>]) -> bool {
     let tokens = || mutex.lock().or_else(LockError::into_guard);
-    if tokens().map(|mut tokens| *tokens += 1).and_then(|()| condvar.notify_one()).is_err() {
+    if tokens().map(|mut tokens| *tokens += 1).is_err() {
         return false;
     }
+    condvar.notify_one();
     comes(|| tokens().is_ok_and(|tokens| *tokens == 0) || alive(children) == 0)
 }
 

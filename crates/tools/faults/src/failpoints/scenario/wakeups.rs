@@ -109,7 +109,8 @@ type Watched = (Mutex<u32>, Condvar, Atomic<[u32]>);
 pub(super) fn condvar(allowed: AllowedFailures) -> Result<Observed> {
     notified(allowed, |watched: Watched, sleepers: Sleepers| {
         begin_to_notify(&watched, &sleepers);
-        watched.1.notify(WAITERS as usize)
+        watched.1.notify(WAITERS as usize);
+        Ok(())
     })
 }
 
