@@ -184,7 +184,7 @@ fn terminate_ends_a_child_with_signal_15() -> Outcome {
     let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(15), Some(child.pid())));
     assert_eq!((error.exit_code(), child.exit_code()), (None, None));
-    assert!(error.to_string().contains("was killed by SIGTERM"), "{error}");
+    assert!(error.is_died() && error.to_string().contains("was killed by SIGTERM"), "{error}");
     Ok(())
 }
 
@@ -193,7 +193,7 @@ fn kill_ends_a_child_with_signal_9() -> Outcome {
     child.kill()?;
     let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(9), Some(child.pid())));
-    assert!(error.to_string().contains("was killed by SIGKILL"), "{error}");
+    assert!(error.is_died() && error.to_string().contains("was killed by SIGKILL"), "{error}");
     assert!(!child.is_alive());
     Ok(())
 }
@@ -243,7 +243,7 @@ fn a_panics_place_and_message_come_through() -> Outcome {
     let mut child = Process::spawn(|shelf: u32| -> () { panic!("shelf {shelf} fell") }, (3,))?;
     let place = format!("{}:{}:", file!(), line!() - 1);
     let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
-    assert!(error.is_panic());
+    assert!(error.is_panic() && !error.is_died());
     assert_eq!(error.pid(), Some(child.pid()));
     assert_eq!(child.exit_code(), Some(101));
     let text = error.to_string();

@@ -287,6 +287,28 @@ impl Error {
         self.kind() == ErrorKind::Panic
     }
 
+    /// Did a child die before its function returned: was it killed, did it crash or exit? Or was the
+    /// [host](Self::host) of a cluster lost that was to run the task?
+    ///
+    /// A child that a time limit, or [`cancel`](crate::pool::TaskHandle::cancel), has killed is
+    /// [`is_timeout`](Self::is_timeout), or [`is_cancelled`](Self::is_cancelled).
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     let error = pool.apply(|| -> () { std::process::exit(3) }, ()).unwrap_err();
+    ///     assert!(error.is_died() && error.exit_code() == Some(3));
+    ///     assert!(!pool.apply(|| -> () { panic!("a panic is no death") }, ()).unwrap_err().is_died());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn is_died(&self) -> bool {
+        self.kind() == ErrorKind::Died
+    }
+
     /// Did a child not start: not in time, or not at all?
     pub fn is_start(&self) -> bool {
         self.kind() == ErrorKind::Start

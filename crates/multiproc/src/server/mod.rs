@@ -182,7 +182,7 @@ impl<S: 'static> Server<S> {
     ///
     /// # Errors
     /// When the method panics ([`Error::is_panic`]); when an earlier one did ([`Error::is_poisoned`]); when the
-    /// server dies ([`ErrorKind::Died`](crate::ErrorKind::Died)) or was stopped ([`Error::is_closed`]); when
+    /// server dies ([`Error::is_died`]) or was stopped ([`Error::is_closed`]); when
     /// the arguments or the result cannot be encoded or decoded; and when the kernel refuses memory or a
     /// descriptor. In a method of the same server, which would wait for itself, [`Error::os_error`] is
     /// `EDEADLK`.
