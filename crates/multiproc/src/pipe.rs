@@ -193,6 +193,25 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
         std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
     }
 
+    /// As [`iter`](Self::iter), but waits for each message at most for `time`: a timeout is the last item of
+    /// this iterator.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (here, there) = multiproc::pipe::<u32, u32>()?;
+    /// there.send(1)?;
+    /// let mut messages = here.iter_timeout(Duration::from_millis(10));
+    /// assert_eq!(messages.next().transpose()?, Some(1));
+    /// assert!(messages.next().is_some_and(|late| late.is_err_and(|error| error.is_timeout())));
+    /// assert!(messages.next().is_none());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn iter_timeout(&self, time: Duration) -> impl Iterator<Item = Result<R>> {
+        let mut has_ended = false;
+        std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv_timeout(time)))
+    }
+
     /// Waits at most for `time` until [`recv`](Self::recv) would not block, and returns whether that is so: a
     /// message is there, or the other end is gone. [`Duration::ZERO`] does not wait.
     ///
@@ -241,6 +260,26 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
 }
 
 impl<S, R> Connection<S, R> {
+    /// Ends the pipe for both its ends in all processes, in both directions, as
+    /// [`Sender::close`](crate::queue::Sender::close) ends a queue. Later sends are errors, and so are those
+    /// that wait for room; each end receives what was sent to it and then meets the end. Does not block; a pipe
+    /// that is closed already stays so. (Python's `close` gives one handle up: here that is a drop.)
+    ///
+    /// ```
+    /// let (here, there) = multiproc::pipe::<u32, u32>()?;
+    /// there.send(1)?;
+    /// here.close();
+    /// assert!(here.send(2).unwrap_err().error().is_disconnected());
+    /// assert!(there.send(2).unwrap_err().error().is_disconnected());
+    /// assert_eq!(here.recv()?, 1);
+    /// assert!(here.recv().unwrap_err().is_disconnected());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn close(&self) {
+        self.incoming.end().refuse_messages(); // the two directions have the same sockets
+        self.outgoing.end().close();
+    }
+
     /// The number of messages that have arrived at this end and were not received yet.
     ///
     /// ```

@@ -197,9 +197,15 @@ impl ChannelEnd {
     /// end after what was sent. The kernel keeps this state, so it holds if this process is killed meanwhile.
     pub(crate) fn close(&self) {
         // First, or a sender that has not asked the kernel lately could send after the end that receivers met.
-        self.receivers().fetch_or(CLOSED, Relaxed);
+        self.refuse_messages();
         failpoint::hit(Failpoint::ChannelClosing);
         socket::hang_up(self.fds().socket.as_fd());
+    }
+
+    /// Has nothing sent any more. Only [`close`](Self::close), of this channel or of one with the same sockets,
+    /// makes that an end.
+    pub(crate) fn refuse_messages(&self) {
+        self.receivers().fetch_or(CLOSED, Relaxed);
     }
 
     /// Whether a receiver is counted, and the channel is not closed.
