@@ -237,7 +237,7 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     fn put(&self, message: S, deadline: Deadline) -> Result<(), SendError<S>> {
         let mut buffer = Scratch::borrow();
         let sent = self.put_encoded(&message, &mut buffer.0, deadline);
-        sent.map_err(|error| SendError { error, item: message })
+        sent.map_err(|error| SendError::new(error, message))
     }
 
     fn put_encoded(&self, message: &S, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {

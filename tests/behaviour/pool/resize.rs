@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use multiproc::{Pool, Result, pipe};
+use multiproc::queue::SendError;
+use multiproc::{Pool, Process, Result, pipe};
 use nix::sys::signal::Signal;
 
 use super::{blocked_task, square};
@@ -194,7 +195,10 @@ fn a_refused_task_gives_its_arguments_back() -> Outcome {
     let (first, latch) = blocked_task(&pool)?;
     let refused = pool.try_submit(|text: String| text, ("a task".to_owned(),)).unwrap_err();
     assert!(refused.error().is_full());
-    assert_eq!(refused.into_item(), ("a task".to_owned(),));
+    assert_eq!(refused.to_string(), "cannot submit: the pool is full");
+    let travelled = Process::spawn(|refused: SendError<(String,)>| refused, (refused,))?.join()?;
+    assert_eq!(travelled.to_string(), "cannot submit: the pool is full");
+    assert_eq!(travelled.into_item(), ("a task".to_owned(),));
     let time = Duration::from_millis(20);
     let begun = Instant::now();
     let refused = pool.submit_timeout(square, (3,), time).unwrap_err();

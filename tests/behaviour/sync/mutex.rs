@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
 use multiproc::sync::{LockError, Mutex};
-use multiproc::{Process, Result, TaskError};
+use multiproc::{ErrorKind, Process, Result, TaskError};
 
 use super::{Stage, corrupt, ends_soon, killed, started, takes_at_least};
 use crate::support::{Outcome, alone, descriptors, trials, wait_for_state};
@@ -171,7 +171,8 @@ fn a_timed_lock_ends_on_time() -> Outcome {
     let time = Duration::from_millis(30);
     let error = takes_at_least(time, || mutex.lock_timeout(time).unwrap_err());
     assert_eq!(error.to_string(), "timed out waiting to take a mutex");
-    assert!(mutex.try_lock().unwrap_err().error().is_timeout());
+    let taken = mutex.try_lock().unwrap_err().into_error();
+    assert_eq!((taken.kind(), taken.to_string().as_str()), (ErrorKind::Timeout, "the mutex is taken"));
     Ok(())
 }
 

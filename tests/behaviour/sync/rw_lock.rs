@@ -2,7 +2,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use multiproc::sync::{Atomic, LockError, RwLock};
-use multiproc::{Process, Result};
+use multiproc::{ErrorKind, Process, Result};
 
 use super::{Stage, corrupt, ends_soon, killed, reached, started, takes_at_least};
 use crate::support::{Outcome, trials, wait_for_state};
@@ -39,7 +39,8 @@ fn readers_share_it_and_writers_do_not() -> Outcome {
     assert_eq!(*lock.read()?, [1_500; 2]);
     let (reader, stage) = started(read, &lock)?;
     assert_eq!(*lock.try_read()?, [1_500; 2]);
-    assert!(lock.try_write().unwrap_err().error().is_timeout());
+    let taken = lock.try_write().unwrap_err().into_error();
+    assert_eq!((taken.kind(), taken.to_string().as_str()), (ErrorKind::Timeout, "the lock is taken"));
     drop(stage);
     reader.join()??;
     assert!(lock.try_write().is_ok());

@@ -2,7 +2,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use multiproc::sync::{Atomic, Semaphore};
-use multiproc::{Process, Result};
+use multiproc::{ErrorKind, Process, Result};
 use nix::sys::signal::Signal;
 
 use super::{Stage, corrupt, ends_soon, killed, reached, started, takes_at_least};
@@ -166,6 +166,8 @@ fn a_timed_acquire_ends_on_time() -> Outcome {
     let time = Duration::from_millis(30);
     let error = takes_at_least(time, || semaphore.acquire_timeout(time).unwrap_err());
     assert_eq!(error.to_string(), "timed out waiting to take a permit");
+    let none = semaphore.try_acquire().unwrap_err();
+    assert_eq!((none.kind(), none.to_string().as_str()), (ErrorKind::Timeout, "no permit is free"));
     Ok(())
 }
 

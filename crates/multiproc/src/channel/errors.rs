@@ -18,20 +18,22 @@ use crate::sys::socket::Sent;
 /// # Ok::<(), multiproc::Error>(())
 /// ```
 pub struct SendError<T> {
-    pub(crate) error: Error,
-    pub(crate) item: T,
+    error: Error,
+    item: T,
+    /// It is the arguments of a task.
+    is_task: bool,
 }
 
 impl<T: Serialize> Serialize for SendError<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.error, &self.item).serialize(serializer)
+        (&self.error, &self.item, self.is_task).serialize(serializer)
     }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for SendError<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (error, item) = Deserialize::deserialize(deserializer)?;
-        Ok(Self { error, item })
+        let (error, item, is_task) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { error, item, is_task })
     }
 }
 
@@ -44,6 +46,15 @@ pub(crate) struct ErrorTerms {
 }
 
 impl<T> SendError<T> {
+    pub(crate) fn new(error: Error, item: T) -> Self {
+        Self { error, item, is_task: false }
+    }
+
+    /// The arguments of a task that was not submitted.
+    pub(crate) fn of_task(error: Error, item: T) -> Self {
+        Self { error, item, is_task: true }
+    }
+
     /// The reason why the message was not sent.
     pub fn error(&self) -> &Error {
         &self.error
@@ -52,6 +63,10 @@ impl<T> SendError<T> {
     /// The message.
     pub fn into_item(self) -> T {
         self.item
+    }
+
+    pub(crate) fn into_parts(self) -> (Error, T) {
+        (self.error, self.item)
     }
 }
 
@@ -101,7 +116,7 @@ impl<T> std::error::Error for SendError<T> {}
 
 impl<T> fmt::Display for SendError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot send: {}", self.error)
+        write!(f, "cannot {}: {}", if self.is_task { "submit" } else { "send" }, self.error)
     }
 }
 

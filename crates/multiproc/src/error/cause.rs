@@ -139,6 +139,8 @@ pub(crate) enum Cause {
     Unacknowledged(u32),
     Invalid(String),
     Internal(String),
+    /// What a call that does not wait would have waited for, as a sentence.
+    NotFree(String),
 }
 
 impl_serde!(enum Cause {
@@ -147,5 +149,5 @@ impl_serde!(enum Cause {
     Decode { what, why }, Timeout(value), TimeLimit(value), Full(value), Empty(value),
     Disconnected(value), Closed, ReplyLost, Stopped, Cancelled, EndedInGrace(value), HostLost(value),
     Unreachable(value), StatePoisoned(value), Poisoned { lock, failure }, Broken(value),
-    Unacknowledged(value), Invalid(value), Internal(value),
+    Unacknowledged(value), Invalid(value), Internal(value), NotFree(value),
 });

@@ -119,7 +119,7 @@ impl Error {
             Cause::Unacknowledged(count) => {
                 write!(f, "{count} items were taken and not acknowledged, the first by {who}")
             }
-            Cause::Invalid(what) | Cause::Unreachable(what) => f.write_str(what),
+            Cause::Invalid(what) | Cause::Unreachable(what) | Cause::NotFree(what) => f.write_str(what),
             Cause::Internal(what) => write!(f, "internal error: {what}"),
         }
     }

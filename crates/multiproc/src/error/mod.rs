@@ -72,7 +72,8 @@ pub enum ErrorKind {
     Task,
     /// A value could not be encoded, or decoded.
     Codec,
-    /// A time limit passed first: that of the call, or that of a task, which was then killed.
+    /// A time limit passed first: that of the call, or that of a task, which was then killed. Or a
+    /// [lock or permit](crate::sync) was not free for a call that does not wait.
     Timeout,
     /// A queue or pipe is full, or a pool has [as many tasks](crate::pool::PoolBuilder::max_pending) as it may, or
     /// a server [as many calls](crate::server::ServerBuilder::capacity).
@@ -140,7 +141,9 @@ impl Error {
             Cause::Panic { .. } => ErrorKind::Panic,
             Cause::Task(_) => ErrorKind::Task,
             Cause::Encode { .. } | Cause::Decode { .. } => ErrorKind::Codec,
-            Cause::Timeout(_) | Cause::TimeLimit(_) | Cause::EndedInGrace(Some(_)) => ErrorKind::Timeout,
+            Cause::Timeout(_) | Cause::NotFree(_) | Cause::TimeLimit(_) | Cause::EndedInGrace(Some(_)) => {
+                ErrorKind::Timeout
+            }
             Cause::Full(_) => ErrorKind::Full,
             Cause::Empty(_) => ErrorKind::Empty,
             Cause::Disconnected(_) | Cause::Unreachable(_) => ErrorKind::Disconnected,

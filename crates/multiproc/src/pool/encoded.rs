@@ -78,7 +78,7 @@ pub fn full<Args>(args: Args) -> SendError<Args> {
 
 /// A task that was not submitted, with its arguments.
 pub fn refused<Args>(error: Error, args: Args) -> SendError<Args> {
-    SendError { error, item: args }
+    SendError::of_task(error, args)
 }
 
 /// The error of a wait that took too long.

@@ -163,7 +163,7 @@ impl<T: Serialize + DeserializeOwned> JoinableSender<T> {
             let sent = self.end.items.0.send(bytes, deadline, || self.end.peer_is_gone());
             TERMS.sent(sent?, deadline)
         });
-        sent.map_err(|error| SendError { error, item })
+        sent.map_err(|error| SendError::new(error, item))
     }
 }
 

@@ -82,9 +82,9 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
             let encoded = batch.push(&item);
             if let Err(error) = encoded {
                 let refused = self.put_batch(&mut batch, &mut batched).err();
-                let mut refused = refused.unwrap_or(SendError { error, item: Vec::new() });
-                refused.item.push(item);
-                return Err(refused);
+                let (error, mut unsent) = refused.map_or_else(|| (error, Vec::new()), SendError::into_parts);
+                unsent.push(item);
+                return Err(SendError::new(error, unsent));
             }
             batched.push(item);
             if batch.is_complete() {
@@ -99,7 +99,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let mut buffer = Scratch::borrow();
         let sent = self.put_encoded(&item, &mut buffer.0, deadline);
-        sent.map_err(|error| SendError { error, item })
+        sent.map_err(|error| SendError::new(error, item))
     }
 
     fn put_encoded(&self, item: &T, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
@@ -120,7 +120,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         let unsent = items.drain(..).skip(sent);
         outcome
             .and_then(|outcome| Self::sent(outcome, Deadline::Never))
-            .map_err(|error| SendError { error, item: unsent.collect() })
+            .map_err(|error| SendError::new(error, unsent.collect()))
     }
 }
 

@@ -8,8 +8,8 @@ use std::thread;
 use bytemuck::Pod;
 
 use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
-use super::shared::{Shared, Word};
-use crate::error::{Error, Failure, Result};
+use super::shared::{Shared, Word, not_free};
+use crate::error::{Failure, Result};
 use crate::sys::atomic::Relaxed;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -183,7 +183,7 @@ impl<'a> Held<'a> {
         };
         shared.check_not_held(MUTEX)?;
         let guard = shared.mutex().lock_reporting_death(deadline, on_death)?;
-        guard.ok_or_else(|| Error::timeout("take a mutex"))?.forget();
+        guard.ok_or_else(|| not_free(deadline, "the mutex is taken", "take a mutex"))?.forget();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::permits::{GRANTED, Request};
 use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
-use super::shared::{Shared, Word, impl_serde_shared};
+use super::shared::{Shared, Word, impl_serde_shared, not_free};
 use super::slots::Entry;
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::{Acquire, Relaxed};
@@ -155,7 +155,7 @@ impl<T: Pod> RwLock<T> {
             }
         };
         let entry = self.shared.acquire(ALL, request, deadline, on_death)?;
-        let entry = entry.ok_or_else(|| Error::timeout("take a lock"))?;
+        let entry = entry.ok_or_else(|| not_free(deadline, "the lock is taken", "take a lock"))?;
         Ok(Held { shared: &self.shared, entry, of_this_thread: PhantomData })
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::permits::Request;
-use super::shared::{Shared, impl_serde_shared};
+use super::shared::{Shared, impl_serde_shared, not_free};
 use super::slots::Entry;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
@@ -116,7 +116,7 @@ impl Semaphore {
         let holder = ThreadId::current_and_process().1;
         let request = Request { count, holder, is_reentrant: false };
         let entry = self.shared.acquire(self.permits(), request, deadline, |_| {})?;
-        let entry = entry.ok_or_else(|| Error::timeout("take a permit"))?;
+        let entry = entry.ok_or_else(|| not_free(deadline, "no permit is free", "take a permit"))?;
         Ok(Permit { shared: self.shared.clone(), entry, count })
     }
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use serde_core::de::Error as _;
 use serde_core::{Deserializer, Serialize, Serializer};
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::ring::just_before_overflow;
 use crate::ipc::wire::SharedMemory;
@@ -92,6 +92,14 @@ const SPIN: Duration = Duration::from_micros(20);
 const SPINS_PER_CHECK: u32 = 64;
 /// How long a call that must not block waits for a thread that changes the slots at that moment.
 const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
+
+/// The error of a call that could not take something before the deadline: without a wait, `state` says why.
+pub(super) fn not_free(deadline: Deadline, state: &str, operation: &str) -> Error {
+    match deadline {
+        Deadline::Immediate => Error::new(Cause::NotFree(state.to_owned())),
+        _ => Error::timeout(operation),
+    }
+}
 
 impl Shared {
     /// Memory with `slots` slots, and data of `length` elements of type `T`. All of it is zero but some counters.

@@ -22,6 +22,7 @@ pub(crate) enum Cause {
     Empty(String),
     Encode { what: String, why: String },
     Full(String),
+    NotFree(String),
     Poisoned { lock: String, failure: Failure },
     StatusLost,
     Unacknowledged(u32),
@@ -61,6 +62,7 @@ impl Error {
             Cause::Encode { what, why } => panic!("{what}: {why}"),
             Cause::Empty(_)
             | Cause::Full(_)
+            | Cause::NotFree(_)
             | Cause::Broken(_)
             | Cause::Poisoned { .. }
             | Cause::Unacknowledged(_) => Self,

@@ -176,7 +176,7 @@ impl<'pool, M> CallOptions<'pool, M> {
     {
         let permit = self.dispatcher.wait_for_permit(deadline);
         let submitted = permit.and_then(|permit| self.submit_with(permit, function.remote(), &args));
-        submitted.map_err(|error| SendError { error, item: args })
+        submitted.map_err(|error| SendError::of_task(error, args))
     }
 
     fn submit_with<F, Args, R>(
