@@ -58,6 +58,29 @@
 //!   library recovers when resources return, pools included.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no environment variable.
 //!
+//! # Names of calls that may wait
+//!
+//! A plain name (`send`, `recv`, `lock`, `join`) blocks until it is done. `try_…` does not wait, but for about a
+//! millisecond in which another thread is at work; what it does not find is an error. `…_timeout` blocks for a
+//! time at most. At its limit
+//!
+//! | call | gives |
+//! |---|---|
+//! | `join_timeout` of a process, `get_timeout` of a task or of a call of a server | `Ok(None)`; a later call has the result |
+//! | `next_timeout` of the results of a pool | `None`, as at their end; [`len`](ExactSizeIterator::len) or `size_hint` tells which |
+//! | `join_timeout` of a pool or a [`SharedArray`], `wait_timeout` of an event | `false` |
+//! | `wait_timeout` of a condition variable | its guard, and `true` |
+//! | [`wait_any_timeout`] | no index |
+//! | `recv_timeout`, `send_timeout`, `iter_timeout`, `call_timeout`, `lock_timeout` and others of locks and permits, `wait_timeout` of a barrier, `join_timeout` of a joinable queue | an error for which [`Error::is_timeout`] is true |
+//! | `submit_timeout` of a pool or a server | an error for which [`Error::is_full`] is true |
+//! | `try_recv` | an error for which [`Error::is_empty`] is true |
+//! | `try_send`, `try_submit` | an error for which [`Error::is_full`] is true |
+//! | `try_lock`, `try_read`, `try_write`, `try_acquire` | an error for which [`Error::is_timeout`] is true |
+//!
+//! `recv` meets the end of a stream as an error for which [`Error::is_disconnected`] is true, and an iterator
+//! ends there. `try_spawn`, `try_state` and `try_preload` wait as their namesakes do: there it is the function
+//! that may fail.
+//!
 //! # Timeline
 //!
 //! With the environment variable `MULTIPROC_TRACE=FILE.json`, or `start_trace`, a program writes a timeline of
