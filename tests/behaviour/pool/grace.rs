@@ -295,7 +295,7 @@ fn a_task_that_is_asked_to_end_as_it_ends_is_either() -> Outcome {
         }
         let step = Duration::from_micros(2);
         time = if is_cancelled { time + step } else { time.saturating_sub(step) };
-        assert_eq!(behind.get()?, (false, pid));
+        assert_eq!(behind.get()?, (false, pid), "{}", pool.stats());
     }
     Ok(())
 }

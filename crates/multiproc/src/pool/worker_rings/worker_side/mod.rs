@@ -312,12 +312,21 @@ impl WorkerSide {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.wait_until(WorkerRings::items_event, |side| side.has_item() || side.is_closed());
+        // The pool may revoke an item at any time, also between the wake-up and here, so that none need be left.
+        let has_item = loop {
+            self.wait_until(WorkerRings::items_event, |side| side.has_item() || side.is_closed());
+            if self.has_item() {
+                break true;
+            }
+            if self.is_closed() {
+                break false;
+            }
+        };
         if claim_word::claimed(self.rings.claim_word()) != self.completed.frames {
             return Err(self.poison("the claim word", "it was overwritten"));
         }
         self.end_wait();
-        Ok(self.has_item())
+        Ok(has_item)
     }
 
     /// Whether there is an item to claim, or the claim word is inconsistent.
