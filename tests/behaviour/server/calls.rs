@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use multiproc::server::CallHandle;
 use multiproc::{Error, Process, Result, Server, SharedSlice, pipe};
 use nix::errno::Errno;
 
@@ -24,6 +25,7 @@ trials![
     an_idle_server_with_little_room_takes_a_first_call,
     a_call_waits_for_room_for_as_long_as_it_may,
     a_method_that_waits_for_its_own_server_gets_an_error,
+    a_method_gets_a_result_of_its_own_server_that_is_there,
     a_call_with_a_time_limit_ends_on_time,
     a_time_limit_holds_while_another_thread_waits_for_room,
     a_caller_that_takes_no_results_delays_no_other,
@@ -60,11 +62,10 @@ fn a_method_that_waits_for_its_own_server_gets_an_error() -> Outcome {
         assert!(error.contains("of the same server"), "{error}");
         let deadlock = |_: &mut Counter, own: Server<Counter>| {
             let timed = own.call_timeout(Counter::total, (), TEST_TIMEOUT).unwrap_err();
-            let handle =
-                own.submit(Counter::add, (5,)).and_then(multiproc::server::CallHandle::get).unwrap_err();
-            [timed, handle].map(|error| error.os_error())
+            let handle = own.submit(Counter::add, (5,)).and_then(CallHandle::get).unwrap_err();
+            [timed, handle, own.clear_poison().unwrap_err()].map(|error| error.os_error())
         };
-        assert_eq!(counter.call(deadlock, (counter.clone(),))?, [Some(Errno::EDEADLK as i32); 2]);
+        assert_eq!(counter.call(deadlock, (counter.clone(),))?, [Some(Errno::EDEADLK as i32); 3]);
         // What it has submitted runs after it, and a full queue is an error at once.
         assert_eq!(counter.call(Counter::total, ())?, 6);
         let fill = |_: &mut Counter, own: Server<Counter>| {
@@ -72,6 +73,19 @@ fn a_method_that_waits_for_its_own_server_gets_an_error() -> Outcome {
         };
         assert_eq!(counter.call(fill, (counter.clone(),))?, Some(true));
         assert_eq!(counter.call(Counter::total, ())?, 6);
+    }
+    Ok(())
+}
+
+fn a_method_gets_a_result_of_its_own_server_that_is_there() -> Outcome {
+    struct Keeper(Option<CallHandle<u32>>);
+    let keep = |keeper: &mut Keeper, own: Server<Keeper>| keeper.0 = own.submit(|_: &mut Keeper| 5, ()).ok();
+    for method in METHODS {
+        let keeper = Server::builder().start_method(method).spawn(|| Keeper(None), ())?;
+        keeper.call(keep, (keeper.clone(),))?;
+        keeper.call(|_: &mut Keeper| (), ())?;
+        let taken = keeper.call(|keeper: &mut Keeper| keeper.0.take().map(CallHandle::get), ())?;
+        assert_eq!(taken.transpose()?, Some(5));
     }
     Ok(())
 }

@@ -202,7 +202,7 @@ impl ChannelEnd {
         socket::hang_up(self.fds().socket.as_fd());
     }
 
-    /// Has nothing sent any more. Only [`close`](Self::close), of this channel or of one with the same sockets,
+    /// Makes all later sends fail. Only [`close`](Self::close), of this channel or of one with the same sockets,
     /// makes that an end.
     pub(crate) fn refuse_messages(&self) {
         self.receivers().fetch_or(CLOSED, Relaxed);

@@ -19,7 +19,7 @@ pub(crate) enum Origin {
     },
     /// A process of which this one knows no name.
     Pid(u32),
-    /// A process that owns a state; the method that it was running, and the one that waited after that.
+    /// A process that owns a state; the method that it was running, and the one whose caller waited for its turn.
     Server {
         name: String,
         pid: u32,

@@ -39,7 +39,7 @@
 //! # Order
 //!
 //! Calls run one at a time. Those of one thread run in its order; those of several interleave. So a method that
-//! calls its own server would wait for itself, which is an error (`EDEADLK`). **Two servers whose methods call each
+//! calls its own server would wait for itself, which is an error (`EDEADLK`); [`wait_any`](crate::wait_any()) does not notice it. **Two servers whose methods call each
 //! other can wait for each other without end**: give one of the calls a [time limit](Server::call_timeout).
 //!
 //! # Death
@@ -318,6 +318,7 @@ impl<S: 'static> Server<S> {
     /// # Errors
     /// When the server has ended.
     pub fn clear_poison(&self) -> Result<()> {
+        self.connection.check_can_wait()?;
         let call = self.connection.send(Request::ClearPoison, Deadline::Never, |_| Ok(Vec::new()));
         let call = call.map_err(|error| error.with_method("clear_poison"))?;
         CallHandle::new(Arc::clone(&self.connection), call, "clear_poison").get()
@@ -339,11 +340,12 @@ impl<S: 'static> Server<S> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`call`](Self::call). The server has ended nevertheless.
+    /// Those of [`call`](Self::call). The server has ended nevertheless, but after `EDEADLK`.
     pub fn stop(self) -> Result<S>
     where
         S: Serialize + DeserializeOwned,
     {
+        self.connection.check_can_wait()?;
         let request = Request::Stop(EncodeState::id::<S>()?);
         let call = self.connection.send(request, Deadline::Never, |_| Ok(Vec::new()));
         let call = call.map_err(|error| error.with_method("stop"))?;

@@ -37,7 +37,7 @@ pub(super) struct Connection {
     changed: Condvar,
 }
 
-/// Much longer than to connect takes if there is room, and than an idle server takes to receive that.
+/// Much longer than connecting takes if there is room, and than an idle server takes to receive the connection.
 const CONNECT_TIME: Duration = Duration::from_millis(1);
 
 /// A call that does not wait for room waits for another thread that connects, and until the server has taken
@@ -120,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// Waits for room `until` then. The error is that of a call with this deadline.
+    /// Waits for room `until` then, which may be later than the call's deadline. The error is that of the deadline.
     fn send_bytes(
         &self,
         bytes: &[u8],

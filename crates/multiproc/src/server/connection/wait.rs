@@ -24,11 +24,18 @@ impl Connection {
     /// calls stay open: the next wait connects again, or receives the reply, of which the call's number may be in
     /// memory that comes with a descriptor.
     pub(in crate::server) fn wait(&self, call: u64, deadline: Deadline) -> Option<Reply> {
-        let may_wait = if deadline.is_over() { Ok(()) } else { self.check_can_wait() };
-        if let Err(error) = self.check_not_forked().and(may_wait) {
+        if let Err(error) = self.check_not_forked() {
             return Some(Err(error));
         }
         let mut inbox = self.lock();
+        if !deadline.is_over()
+            && let Err(error) = self.check_can_wait()
+        {
+            self.take_replies_that_are_there(&mut inbox, false);
+            if matches!(inbox.calls.get(&call), Some(Call::Sending | Call::Sent)) {
+                return Some(Err(error));
+            }
+        }
         loop {
             match inbox.calls.get(&call) {
                 Some(Call::Sending | Call::Sent) => {}
