@@ -1,5 +1,6 @@
 //! Inline mode: tasks run in the process that starts them.
 
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::process::{Command, id};
 use std::sync::OnceLock;
@@ -26,6 +27,7 @@ trials![
     every_pool_has_a_state_of_its_own,
     every_thread_has_a_state_of_its_own,
     a_state_is_dropped_with_its_pool,
+    a_pool_may_end_with_its_thread,
     a_task_that_has_the_state_cannot_call_its_pool,
     a_process_is_a_thread,
     a_process_talks_with_its_parent,
@@ -199,13 +201,16 @@ fn every_pool_has_a_state_of_its_own() -> Outcome {
 
 fn every_thread_has_a_state_of_its_own() -> Outcome {
     static STARTS: AtomicU32 = AtomicU32::new(0);
-    let pool = Pool::builder().inline(true).state(|| STARTS.fetch_add(1, Relaxed), ()).build()?;
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let builder = Pool::builder().inline(true).initializer(|| _ = RUNS.fetch_add(1, Relaxed), ());
+    let pool = builder.state(|| STARTS.fetch_add(1, Relaxed), ()).build()?;
     let own = |state: &mut u32| *state;
     assert_eq!(pool.map(|state: &mut u32, _: u32| *state, 0..3)?, [0; 3]);
     let in_thread = || thread::scope(|scope| scope.spawn(|| pool.apply(own, ())).join());
     assert_eq!(in_thread().unwrap()?, 1);
     assert_eq!(in_thread().unwrap()?, 2);
     assert_eq!(pool.apply(own, ())?, 0);
+    assert_eq!(RUNS.load(Relaxed), 1, "the threads share what an initializer does");
     Ok(())
 }
 
@@ -224,6 +229,21 @@ fn a_state_is_dropped_with_its_pool() -> Outcome {
     drop(pool);
     assert_eq!(DROPPED.load(Relaxed), 2, "though a handle is left");
     assert_eq!(task.get()?, 5);
+    Ok(())
+}
+
+/// The variables of the library are gone when the thread drops the pool.
+fn a_pool_may_end_with_its_thread() -> Outcome {
+    thread_local! {
+        static POOL: RefCell<Option<Pool<State<u32>>>> = const { RefCell::new(None) };
+    }
+    let keep_one = || {
+        POOL.with_borrow_mut(|pool| {
+            let made = Pool::builder().inline(true).state(|| 3_u32, ()).build()?;
+            pool.insert(made).apply(|state: &mut u32| *state, ())
+        })
+    };
+    assert_eq!(thread::spawn(keep_one).join().unwrap()?, 3);
     Ok(())
 }
 

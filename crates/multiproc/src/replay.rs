@@ -66,7 +66,7 @@ fn set_up(record: &TaskRecord) -> Result<()> {
     freeze_start_functions();
     call_start_functions()?;
     for (task, args) in &record.setup {
-        Initializer { task: *task, args: args.clone(), descriptors: Vec::new() }.run()?;
+        Initializer { task: *task, args: args.clone(), descriptors: Vec::new(), makes_state: false }.run()?;
         take_preloaded_state();
     }
     Ok(())

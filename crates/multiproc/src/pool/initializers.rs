@@ -22,7 +22,7 @@ where
     let task = TaskId::of::<RunOnce, _, _>(function)?;
     let mut bytes = Vec::new();
     let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the arguments")?;
-    Ok(Initializer { task, args: bytes, descriptors })
+    Ok(Initializer { task, args: bytes, descriptors, makes_state: false })
 }
 
 /// Calls a function for its effect.

@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::call::{Call, ResultBatch};
 use super::chunk::{Body, Chunk};
@@ -13,50 +15,53 @@ use crate::ipc::frame::{Frames, begin_frame, end_frame};
 use crate::ipc::wire::{self, SharedFd};
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::spawn::inline;
-use crate::spawn::supervisor::lock;
 use crate::sys::process::own_pid;
 use crate::task::initializer::Initializer;
 
-/// The threads that submit items to an inline pool, in place of its workers. Each runs the initializers once,
-/// and has a state of its own.
+/// The threads that submit items to an inline pool, in place of its workers. The first one runs all initializers;
+/// each has a state of its own.
 pub(crate) struct InlineWorkers {
     /// Its key, while it lives.
     pool: Arc<()>,
-    initializers: Mutex<Vec<Initializer>>,
+    initializers: Vec<Initializer>,
+    has_begun: AtomicBool,
 }
 
 thread_local! {
-    /// The pools whose initializers this thread has run.
+    /// The pools for which this thread has run initializers.
     static READY: RefCell<Vec<PoolKey>> = const { RefCell::new(Vec::new()) };
 }
 
 impl InlineWorkers {
     pub(crate) fn new(initializers: Vec<Initializer>) -> Self {
-        Self { pool: Arc::new(()), initializers: Mutex::new(initializers) }
+        Self { pool: Arc::new(()), initializers, has_begun: AtomicBool::new(false) }
     }
 
-    /// Runs the initializers if this thread has not done so. Returns their error, then and at the next call.
+    /// Runs the initializers in the first thread, and what makes the state in each other. Returns their error, then
+    /// and at the next call.
     pub(crate) fn make_ready(&self) -> Result<()> {
         let this = Arc::downgrade(&self.pool);
-        if READY.with_borrow(|ready| ready.iter().any(|other| other.ptr_eq(&this))) {
-            return Ok(());
-        }
         // At once, since an initializer may use the pool. A pool that has ended is forgotten.
-        READY.with_borrow_mut(|ready| {
+        let enter = |ready: &RefCell<Vec<PoolKey>>| {
+            let mut ready = ready.borrow_mut();
             ready.retain(|other| other.strong_count() > 0);
-            ready.push(PoolKey::clone(&this));
-        });
-        let initializers = lock(&self.initializers).clone();
-        let run = |all: Vec<Initializer>| all.into_iter().try_for_each(|first| inline::run(|| first.run()));
-        state::within(&self.pool, || run(initializers)).map_err(|error| {
-            READY.with_borrow_mut(|ready| ready.retain(|other| !other.ptr_eq(&this)));
+            let is_new = !ready.iter().any(|other| other.ptr_eq(&this));
+            ready.extend(is_new.then(|| PoolKey::clone(&this)));
+            is_new
+        };
+        match READY.try_with(enter) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(_) => return Err(Error::invalid("a pool in inline mode was called by a thread that ends")),
+        }
+        state::drop_ended_states();
+        let is_first = !self.has_begun.swap(true, Relaxed);
+        let mut needed = self.initializers.iter().filter(|one| is_first || one.makes_state).cloned();
+        let run = || needed.try_for_each(|one| inline::run(|| one.run()));
+        state::within(&self.pool, run).map_err(|error| {
+            let _ = READY.try_with(|ready| ready.borrow_mut().retain(|other| !other.ptr_eq(&this)));
             error.during_startup()
         })
-    }
-
-    /// Later threads run this one, too.
-    pub(crate) fn add(&self, initializer: Initializer) {
-        lock(&self.initializers).push(initializer);
     }
 
     /// Drops the state of this thread.

@@ -110,17 +110,21 @@ fn is_in_worker(pool: &PoolKey) -> bool {
 
 /// Calls `f`, which runs items or initializers of an inline pool.
 pub(super) fn within<R>(pool: &Arc<()>, f: impl FnOnce() -> R) -> R {
-    /// The pool whose code is below in the stack.
-    struct Outer(PoolKey);
+    /// The pool whose code is below in the stack. `None` while the thread ends.
+    struct Outer(Option<PoolKey>);
 
     impl Drop for Outer {
         fn drop(&mut self) {
-            POOL.replace(mem::take(&mut self.0));
+            self.0.take().and_then(enter);
         }
     }
 
-    let _outer = Outer(POOL.replace(Arc::downgrade(pool)));
+    let _outer = Outer(enter(Arc::downgrade(pool)));
     f()
+}
+
+fn enter(pool: PoolKey) -> Option<PoolKey> {
+    POOL.try_with(|current| current.replace(pool)).ok()
 }
 
 /// The state that this process's zygote has preloaded, in each of its children.
@@ -128,7 +132,7 @@ static PRELOADED: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 /// Keeps a state for the workers that will be forked.
 pub(super) fn preload_state<S: Send + 'static>(state: S) {
-    if !POOL.with_borrow(is_in_worker) {
+    if !is_in_worker(&current_pool()) {
         return set_state(state); // there is no zygote
     }
     *lock(&PRELOADED) = Some(Box::new(|| add(state, true)));
@@ -179,11 +183,15 @@ where
 }
 
 fn current_state() -> Option<Rc<RefCell<dyn Any>>> {
-    POOL.with_borrow(|pool| {
-        STATES.with_borrow(|states| {
-            states.iter().find(|entry| entry.pool.ptr_eq(pool)).map(|entry| Rc::clone(&entry.state))
-        })
-    })
+    let find = |states: &RefCell<Vec<Entry>>| {
+        let pool = current_pool();
+        states.borrow().iter().find(|entry| entry.pool.ptr_eq(&pool)).map(|entry| Rc::clone(&entry.state))
+    };
+    STATES.try_with(find).ok().flatten()
+}
+
+fn current_pool() -> PoolKey {
+    POOL.try_with(|pool| PoolKey::clone(&pool.borrow())).unwrap_or_default()
 }
 
 /// Gives this worker its state.
@@ -192,11 +200,14 @@ pub(super) fn set_state<S: 'static>(state: S) {
 }
 
 fn add<S: 'static>(state: S, is_preloaded: bool) {
-    let pool = POOL.with_borrow(PoolKey::clone);
-    let state = Rc::new(RefCell::new(state));
-    let has_ended = |other: &PoolKey| !is_in_worker(other) && other.strong_count() == 0;
-    remove(|entry| entry.pool.ptr_eq(&pool) || has_ended(&entry.pool));
-    STATES.with_borrow_mut(|states| states.push(Entry { pool, state, is_preloaded }));
+    let (pool, state) = (current_pool(), Rc::new(RefCell::new(state)));
+    remove(|entry| entry.pool.ptr_eq(&pool));
+    let _ = STATES.try_with(|states| states.borrow_mut().push(Entry { pool, state, is_preloaded }));
+}
+
+/// Drops this thread's states of inline pools that were dropped in another thread.
+pub(super) fn drop_ended_states() {
+    remove(|entry| !is_in_worker(&entry.pool) && entry.pool.strong_count() == 0);
 }
 
 /// Drops this worker's state, unless it is preloaded.
@@ -209,9 +220,12 @@ pub(super) fn drop_inline_state(pool: &Arc<()>) {
     remove(|entry| ptr::eq(entry.pool.as_ptr(), Arc::as_ptr(pool)));
 }
 
-/// Drops states when no list is borrowed: to drop one is the user's code.
+/// Drops states when no list is borrowed: to drop one is the user's code. While the thread ends, its states are
+/// dropped anyway.
 fn remove(what: impl Fn(&Entry) -> bool) {
-    let removed =
-        STATES.with_borrow_mut(|states| states.extract_if(.., |entry| what(entry)).collect::<Vec<_>>());
+    let extract = |states: &RefCell<Vec<Entry>>| {
+        states.borrow_mut().extract_if(.., |entry| what(entry)).collect::<Vec<_>>()
+    };
+    let removed = STATES.try_with(extract).unwrap_or_default();
     removed.into_iter().filter(|entry| entry.is_preloaded).for_each(|entry| mem::forget(entry.state));
 }

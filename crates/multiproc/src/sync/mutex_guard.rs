@@ -101,7 +101,7 @@ impl<T: Pod> SliceGuard<'_, T> {
         self.len() == 0
     }
 
-    /// The element at an index, or `None` after the end.
+    /// The element at an index, or `None` past the end.
     pub fn get(&self, index: usize) -> Option<T> {
         (index < self.len()).then(|| self.held.shared.load(index))
     }
@@ -109,7 +109,7 @@ impl<T: Pod> SliceGuard<'_, T> {
     /// Overwrites an element.
     ///
     /// # Panics
-    /// When the index is after the end.
+    /// When the index is past the end.
     pub fn set(&mut self, index: usize, value: T) {
         self.held.shared.store(index, &value);
     }

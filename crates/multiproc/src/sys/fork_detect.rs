@@ -47,7 +47,7 @@ impl ForkDetector {
 
     /// A number that differs from those of all processes that this one is a forked copy of.
     pub(crate) fn generation(&self) -> u32 {
-        // That of `new`. It grows only in a copy of a copy, so no process comes to its overflow.
+        // 1 is the generation that `new` writes. The number grows only in a copy of a copy, so it never overflows.
         static LAST: AtomicU32 = AtomicU32::new(1);
         let known = self.known_generation();
         if known != 0 {

@@ -10,9 +10,11 @@ pub(crate) struct Initializer {
     pub(crate) task: TaskId,
     pub(crate) args: Vec<u8>,
     pub(crate) descriptors: Vec<SharedFd>,
+    /// In inline mode, each thread runs it.
+    pub(crate) makes_state: bool,
 }
 
-impl_serde!(struct Initializer { task, args, descriptors });
+impl_serde!(struct Initializer { task, args, descriptors, makes_state });
 
 impl Initializer {
     pub(crate) fn run(self) -> Result<()> {

@@ -126,6 +126,18 @@ impl<M> PoolBuilder<M> {
         self
     }
 
+    /// The last initializer makes the state.
+    fn makes_state(mut self) -> Self {
+        self.config
+            .policy
+            .initializers
+            .iter_mut()
+            .last()
+            .into_iter()
+            .for_each(|last| last.makes_state = true);
+        self
+    }
+
     /// Limits the time from a worker's start until its [initializer](Self::initializer) has returned. At the
     /// limit the worker is killed, and every call of the pool returns an error that says so. The default is
     /// 10 minutes; without an initializer the limit has no effect.
@@ -197,9 +209,11 @@ impl<M> PoolBuilder<M> {
     ///
     /// - [`current`](crate::current) and statics are this process's. [`at_start`](crate::at_start) has no
     ///   effect;
-    /// - a thread that uses the pool stands for a worker: it runs the initializer once, and makes a
-    ///   [state](Self::state) of its own. The first does so in [`build`](Self::build). A state is dropped with
-    ///   the pool, or with its thread;
+    /// - the initializer runs once, in [`build`](Self::build), and a
+    ///   [broadcast](super::Pool::broadcast) in its caller;
+    /// - each thread that uses the pool makes a [state](Self::state) of its own, the first one in `build`. The
+    ///   thread that drops the pool drops its state then. Another one drops its state when it ends, or when it
+    ///   makes that of another pool;
     /// - a [time limit](super::CallOptions::timeout) is an error of the call, and a
     ///   [memory limit](Self::memory_limit) one of [`build`](Self::build). There is nothing to
     ///   [cancel](super::TaskHandle::cancel), to [retry](super::CallOptions::retries) or to replace;

@@ -56,7 +56,7 @@ impl PoolBuilder {
         F: RemoteInit<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        self.run_first(Make::new(make), &args).with_kind()
+        self.run_first(Make::new(make), &args).makes_state().with_kind()
     }
 
     /// As [`state`](Self::state), for a function that may fail: its error is that of every call.
@@ -88,7 +88,7 @@ impl PoolBuilder {
         S: 'static,
         TaskError: From<E>,
     {
-        self.run_first(TryMake::new(make), &args).with_kind()
+        self.run_first(TryMake::new(make), &args).makes_state().with_kind()
     }
 
     /// As [`state`](Self::state), but `make` is called once, and every worker begins with a copy of its state

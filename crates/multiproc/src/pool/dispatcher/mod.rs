@@ -72,8 +72,8 @@ impl Dispatcher {
     /// A pool without workers, whose tasks run in the threads that submit them.
     pub(crate) fn start_inline(config: Config) -> Result<Arc<Self>> {
         inline::check_initialised()?;
-        let initializers = config.preload.iter().chain(&config.policy.initializers).cloned().collect();
-        let workers = InlineWorkers::new(initializers);
+        let preload = config.preload.iter().cloned().map(|one| Initializer { makes_state: true, ..one });
+        let workers = InlineWorkers::new(preload.chain(config.policy.initializers.iter().cloned()).collect());
         let policy = Policy { workers: 1, ..config.policy };
         let dispatcher = Self::new(Config { policy, ..config }, Some(workers))?;
         if let Some(Err(error)) = dispatcher.inline.as_ref().map(InlineWorkers::make_ready) {
@@ -255,9 +255,8 @@ impl Dispatcher {
         make_chunk: impl Fn(u64) -> Result<Chunk>,
     ) -> Result<u64> {
         self.check_not_forked()?;
-        if let Some(inline) = &self.inline {
+        if self.is_inline() {
             self.submit([make_chunk(0)?].into_iter())?;
-            inline.add(initializer);
             return Ok(1);
         }
         self.change(|state| {
