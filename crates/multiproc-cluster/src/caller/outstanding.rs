@@ -43,7 +43,7 @@ pub(super) struct Outstanding {
     /// Its results are being fetched from the object store.
     pub(super) is_arriving: bool,
     /// Another task may be submitted when this drops.
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 impl Outstanding {
@@ -65,7 +65,7 @@ impl Outstanding {
             sequence: None,
             has_object: false,
             is_arriving: false,
-            _permit: chunk.permit.take(),
+            permit: chunk.permit.take(),
         }
     }
 
@@ -144,9 +144,15 @@ impl Outstanding {
         (self.lost.len() > max as usize).then(|| loss(&self.lost))
     }
 
-    pub(super) fn fail(&self, chunk: u64, error: Error) {
-        let content = Content::Lost(error);
+    /// Delivers results or an error. The permit drops first: a caller that sees them may submit another task.
+    pub(super) fn deliver(self, chunk: u64, content: Content) {
+        drop(self.permit);
         self.inbox.deliver(Batch { chunk, first: self.first, count: self.count, content });
+    }
+
+    /// Delivers an error for all its items.
+    pub(super) fn fail(self, chunk: u64, error: Error) {
+        self.deliver(chunk, Content::Lost(error));
     }
 }
 
@@ -181,7 +187,7 @@ mod tests {
             sequence: None,
             has_object: false,
             is_arriving: false,
-            _permit: None,
+            permit: None,
         }
     }
 

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use multiproc::Result;
 use multiproc::pool::encoded;
 
-use super::inbox::{Batch, Content};
+use super::inbox::Content;
 use super::{Caller, State, withdraw};
 use crate::payload;
 use crate::protocol::{self, Delivery, Reply, Request};
@@ -115,7 +115,7 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
     {
         return Reply::Superseded;
     }
-    if let Some(outstanding) = state.outstanding.remove(&chunk) {
+    if let Some(mut outstanding) = state.outstanding.remove(&chunk) {
         state.note_results(&content, outstanding.count);
         drop(state);
         if outstanding.has_object {
@@ -124,9 +124,8 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
                 withdraw::remove_items(&caller, chunk).await;
             });
         }
-        caller.remove_results(chunk, outstanding.past);
-        let (first, count) = (outstanding.first, outstanding.count);
-        outstanding.inbox.deliver(Batch { chunk, first, count, content });
+        caller.remove_results(chunk, std::mem::take(&mut outstanding.past));
+        outstanding.deliver(chunk, content);
     }
     Reply::Finished
 }

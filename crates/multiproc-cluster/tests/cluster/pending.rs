@@ -10,6 +10,7 @@ use crate::work::{HOUR, sleep, square};
 
 trials![
     a_submission_waits_for_room_or_gives_the_arguments_back,
+    a_task_with_its_result_leaves_room_for_the_next,
     a_call_of_many_submissions_does_not_fill_the_broker,
     a_lost_broker_ends_a_submission_that_waits,
 ];
@@ -40,6 +41,19 @@ fn a_submission_waits_for_room_or_gives_the_arguments_back() -> Outcome {
         assert!(filler.unwrap().cancel());
         assert_eq!(done.recv_timeout(TEST_TIMEOUT).unwrap().unwrap(), 36);
     });
+    Ok(())
+}
+
+fn a_task_with_its_result_leaves_room_for_the_next() -> Outcome {
+    let server = Server::start();
+    let _agent = server.agent("a");
+    let pool = server.cluster().max_pending(1).connect()?.pool("turns")?;
+    for turn in 0..500 {
+        let task = pool
+            .try_submit(square, (turn,))
+            .map_err(|refused| format!("turn {turn}: {}", refused.error()))?;
+        assert_eq!(task.get()?, turn * turn);
+    }
     Ok(())
 }
 
