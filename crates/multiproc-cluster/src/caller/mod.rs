@@ -195,10 +195,23 @@ impl Caller {
 
     /// As [`withdraw`](Self::withdraw), with an error for its items.
     pub(crate) fn fail(self: &Arc<Self>, chunk: u64, error: Error) -> bool {
-        let Some(mut outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        let Some(outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        self.end_chunk(chunk, outstanding, error);
+        true
+    }
+
+    /// Ends a chunk whose host is lost, and counts its tasks as lost there, unless it has its results.
+    fn fail_lost(self: &Arc<Self>, chunk: u64, host: String) {
+        let mut state = self.lock();
+        let Some(outstanding) = state.outstanding.remove(&chunk) else { return };
+        state.stats_of(&host).tasks_lost += u64::from(outstanding.count);
+        drop(state);
+        self.end_chunk(chunk, outstanding, outstanding::loss(&[host]));
+    }
+
+    fn end_chunk(self: &Arc<Self>, chunk: u64, mut outstanding: Outstanding, error: Error) {
         self.discard(chunk, &mut outstanding);
         outstanding.fail(chunk, error);
-        true
     }
 
     /// The number of chunks that keep all known workers busy while results and new chunks travel.

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use multiproc::pool::encoded;
 use multiproc::{Error, Result};
 
-use super::outstanding::{self, Outstanding};
+use super::outstanding::Outstanding;
 use super::{Caller, HostState, publish};
 use crate::build_id;
 use crate::connection::REQUEST_TIMEOUT;
@@ -194,16 +194,15 @@ fn check_hosts(caller: &Arc<Caller>) {
                 outstanding.host.as_ref().is_some_and(|(agent, _)| !state.hosts.contains_key(agent));
             if is_lost && outstanding.on_host_loss == HostLoss::Fail {
                 let host = outstanding.host.as_ref().map(|(_, host)| host.clone());
-                failed.push((chunk, host.unwrap_or_default(), u64::from(outstanding.count)));
+                failed.push((chunk, host.unwrap_or_default()));
             } else if is_unserved && outstanding.called.elapsed() > lease {
                 unserved.push(chunk);
             }
         }
         is_unserved
     };
-    for (chunk, host, count) in failed {
-        caller.lock().stats_of(&host).tasks_lost += count;
-        caller.fail(chunk, outstanding::loss(&[host]));
+    for (chunk, host) in failed {
+        caller.fail_lost(chunk, host);
     }
     let silence = is_unserved.then(|| no_host(caller));
     caller.lock().silence.clone_from(&silence);

@@ -19,6 +19,7 @@ trials![
     random_kills_of_agents_lose_and_repeat_no_result,
     a_stopped_hosts_items_run_elsewhere_and_its_late_results_are_dropped,
     a_lost_hosts_items_fail_if_they_may_begin_once,
+    tasks_that_may_begin_once_are_counted_as_lost_with_their_host,
     a_host_asks_before_it_begins_what_no_other_may_begin,
     a_killed_hosts_task_ends_with_it,
     work_in_files_goes_on_after_a_restart_of_the_broker,
@@ -104,6 +105,22 @@ fn a_lost_hosts_items_fail_if_they_may_begin_once() -> Outcome {
     let begun = fs::read_dir(folder.path())?.count();
     assert_eq!(begun, 1, "it has begun twice");
     fs::write(folder.path().join("go"), "")?;
+    Ok(())
+}
+
+/// No other host asks for the chunk, so the caller's clock gives it up.
+fn tasks_that_may_begin_once_are_counted_as_lost_with_their_host() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let agent = server.agent("a");
+    let pool = server.pool("counted");
+    let options = pool.options().on_host_loss(HostLoss::Fail);
+    let mut task = options.submit(begin_and_wait, (folder.path().to_owned(),))?;
+    wait_for_begin(folder.path(), &[]);
+    drop(agent);
+    assert_eq!(task.get_timeout(TEST_TIMEOUT).unwrap_err().host(), Some("a"));
+    let total = pool.stats().total();
+    assert_eq!((total.tasks_done, total.tasks_failed, total.tasks_lost), (0, 0, 1));
     Ok(())
 }
 
