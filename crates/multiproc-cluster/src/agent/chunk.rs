@@ -68,6 +68,18 @@ pub(super) async fn take(
     }
 }
 
+/// Keeps a delivery of a chunk that this agent runs already: another host would take the chunk for lost. It needs
+/// no place. False if this agent does not run the chunk.
+pub(super) async fn follow_running(agent: &Agent, served: &Served, message: &Message) -> bool {
+    let Some(acknowledge) = message.reply.clone() else { return false };
+    let Some((header, _)) = open(agent, &message.payload) else { return false };
+    let Some(ended) = served.running(header.chunk) else { return false };
+    if follow(agent, served, &acknowledge, ended).await {
+        finish(agent, acknowledge).await;
+    }
+    true
+}
+
 /// Keeps a second delivery of a chunk that this agent runs already, until that ends.
 async fn follow(
     agent: &Agent,

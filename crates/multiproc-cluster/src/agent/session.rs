@@ -96,6 +96,11 @@ impl Served {
         }
     }
 
+    /// If this agent runs the chunk, the receiver hears of its end.
+    pub(super) fn running(&self, chunk: u64) -> Option<watch::Receiver<Option<bool>>> {
+        lock(&self.running).get(&chunk).map(|running| running.ended.subscribe())
+    }
+
     /// The chunk has ended, and is finished or not.
     pub(super) fn unregister(&self, chunk: u64, is_finished: bool) {
         if let Some(running) = lock(&self.running).remove(&chunk) {

@@ -57,6 +57,9 @@ async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
     if let Ok(Some(place)) = timeout(time, free_place(agent, served)).await {
         return chunk::take(agent, served, message, place).await;
     }
+    if chunk::follow_running(agent, served, &message).await {
+        return;
+    }
     agent.refusing.fetch_add(1, Relaxed);
     if let Some(acknowledge) = message.reply {
         let _ = agent.connection.client.publish(acknowledge, "-NAK".into()).await;

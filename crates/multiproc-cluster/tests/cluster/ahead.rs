@@ -17,6 +17,7 @@ trials![
     a_late_host_runs_what_was_pulled_ahead_of_long_tasks,
     a_host_that_is_busy_with_one_pool_leaves_the_tasks_of_another_to_others,
     a_full_host_keeps_a_chunk_of_another_pool_once,
+    a_full_host_keeps_a_second_delivery_of_what_it_runs,
     short_chunks_are_pulled_ahead,
 ];
 
@@ -120,6 +121,31 @@ fn a_full_host_keeps_a_chunk_of_another_pool_once() -> Outcome {
             tokio::time::timeout(TEST_TIMEOUT, both).await.unwrap() < Duration::from_millis(100)
         })
     });
+    Ok(())
+}
+
+/// Another host would take it for lost. The test hands the chunk back in place of a broker that forgets a renewal.
+fn a_full_host_keeps_a_second_delivery_of_what_it_runs() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let _agent = server.agent("a");
+    let cluster = server.cluster().connect()?;
+    let pools = [cluster.pool("one")?, cluster.pool("other")?];
+    for pool in &pools {
+        submit_long(pool, folder.path(), 1)?;
+    }
+    wait_until("the host is full", || begun(folder.path()) == 2);
+    let answer = server.as_client(async |context| {
+        let client = context.client();
+        let answers = client.subscribe("$JS.ACK.>").await.unwrap();
+        let is_of_one = |answer: &Message| std::future::ready(answer.subject.contains("MULTIPROC_one_"));
+        let mut answers = answers.filter(is_of_one);
+        let first = answers.next().await.unwrap().subject;
+        client.publish(first.clone(), "-NAK".into()).await.unwrap();
+        let mut second = answers.filter(|answer| std::future::ready(answer.subject != first));
+        tokio::time::timeout(TEST_TIMEOUT, second.next()).await.unwrap().unwrap()
+    });
+    assert_eq!(&answer.payload[..], b"+WPI");
     Ok(())
 }
 
