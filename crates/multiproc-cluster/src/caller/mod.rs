@@ -42,7 +42,7 @@ pub(crate) struct Caller {
     next_chunk: AtomicU64,
     pub(crate) permits: Arc<Permits>,
     over: watch::Sender<bool>,
-    /// Held while the object store is made, and while what there is is removed.
+    /// Held while the object store is made, and while an existing one is removed.
     store: tokio::sync::Mutex<()>,
     /// Whether there may be an object store.
     has_store: AtomicBool,

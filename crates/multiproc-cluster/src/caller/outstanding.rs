@@ -128,7 +128,7 @@ impl Outstanding {
         Ok(self.grant)
     }
 
-    /// The agent that has it has it no more; returns the host's name.
+    /// Takes the chunk from its agent; returns the host's name.
     pub(super) fn leave_host(&mut self) -> Option<String> {
         let (agent, host) = self.host.take()?;
         self.past.push((self.grant, agent));
