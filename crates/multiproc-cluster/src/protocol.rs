@@ -134,8 +134,8 @@ pub(crate) enum Request {
     /// The items of a chunk cannot be read, or the broker does not take its results. One error for all items:
     /// one for each may be too large for a message.
     Refused { chunk: u64, grant: u64, host: String, error: String },
-    /// The agent has large results: make the object store.
-    MakeStore,
+    /// The agent has large results: make the object store. Again, if they could not be stored.
+    MakeStore { again: bool },
     /// Is the caller there?
     Ping,
 }

@@ -276,12 +276,14 @@ fn encode(results: &[Result<Vec<u8>>]) -> Result<Vec<u8>> {
 /// Stores results in the object store. Tries for a lease.
 async fn store(agent: &Agent, served: &Served, name: &str, results: &[u8]) -> Result<()> {
     let deadline = Instant::now() + served.lease;
+    let mut again = false;
     loop {
-        served.ask(&agent.connection, &Request::MakeStore, &[]).await;
+        served.ask(&agent.connection, &Request::MakeStore { again }, &[]).await;
         match payload::put(&agent.connection, &served.session, name, results).await {
             Err(_) if Instant::now() <= deadline => tokio::time::sleep(served.lease / 20).await,
             stored => return stored,
         }
+        again = true;
     }
 }
 

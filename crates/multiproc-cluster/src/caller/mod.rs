@@ -42,8 +42,8 @@ pub(crate) struct Caller {
     next_chunk: AtomicU64,
     pub(crate) permits: Arc<Permits>,
     over: watch::Sender<bool>,
-    /// Held while the object store is made, and while an existing one is removed.
-    store: tokio::sync::Mutex<()>,
+    /// Whether the object store was made. Held while that is done, and while an existing one is removed.
+    store: tokio::sync::Mutex<bool>,
     /// Whether there may be an object store.
     has_store: AtomicBool,
 }
@@ -305,14 +305,20 @@ impl Caller {
         remove_streams(&self.connection, &self.session).await;
     }
 
-    /// Makes the object store, unless it is there, or the session is over.
-    async fn make_store(&self) -> Result<()> {
-        let _store = self.store.lock().await;
+    /// Makes the object store, unless it is there, or the session is over. Asks the broker once, and `again` after
+    /// a failure: the store may have been deleted.
+    async fn make_store(&self, again: bool) -> Result<()> {
+        let mut is_made = self.store.lock().await;
         if *self.over.borrow() {
             return Err(encoded::cancelled());
         }
+        if *is_made && !again {
+            return Ok(());
+        }
         self.has_store.store(true, Relaxed);
-        payload::make_store(&self.connection, &self.session, self.settings.storage).await
+        payload::make_store(&self.connection, &self.session, self.settings.storage).await?;
+        *is_made = true;
+        Ok(())
     }
 
     /// Waits for the session's end.

@@ -119,15 +119,17 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk) -> Result<Arc<
 async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8]) -> Result<()> {
     let (connection, session) = (&caller.connection, &caller.session);
     let began = Instant::now();
+    let mut again = false;
     loop {
         let stored = async {
-            caller.make_store().await?;
+            caller.make_store(again).await?;
             payload::put(connection, session, name, items).await
         };
         match stored.await {
             Ok(()) => return Ok(()),
             Err(error) => pause(caller, chunk, began, error).await?,
         }
+        again = true;
     }
 }
 

@@ -47,10 +47,10 @@ async fn take(caller: &Arc<Caller>, message: Message) {
             let error = encoded::placed(encoded::unreachable(error), None, Some(&host));
             finish(caller, chunk, grant, Content::Lost(error))
         }
-        Request::MakeStore => {
+        Request::MakeStore { again } => {
             let caller = Arc::clone(caller);
             caller.runtime.clone().spawn(async move {
-                let _ = caller.make_store().await;
+                let _ = caller.make_store(again).await;
                 answer(&caller, &message, Some(Reply::Made)).await;
             });
             return;

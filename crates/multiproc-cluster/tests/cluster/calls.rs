@@ -5,7 +5,9 @@ use std::time::Duration;
 use multiproc::{Error, Result};
 use multiproc_cluster::HostLoss;
 
-use crate::support::{LEASE, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_for_begin, wait_until};
+use crate::support::{
+    LEASE, OBJECT_LEN, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_for_begin, wait_until,
+};
 use crate::work::{HOUR, begin_and_wait, divide, enlarge, fail, run_until_cancelled, sleep, square};
 
 trials![
@@ -15,6 +17,7 @@ trials![
     large_payloads_arrive_and_leave_nothing,
     large_payloads_arrive_through_a_server_of_small_messages,
     many_large_results_leave_nothing_while_the_pool_lives,
+    a_deleted_object_store_is_made_again,
     a_result_is_taken_once,
     what_a_lost_stream_leaves_unsent_is_an_error_of_the_call,
     durations_without_bound_are_refused_or_waited_for,
@@ -131,6 +134,19 @@ fn many_large_results_leave_nothing_while_the_pool_lives() -> Outcome {
     assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
     wait_until("the objects are removed", || server.stored_bytes("OBJ_") == 0);
     assert_eq!(pool.apply(square, (3,))?, 9);
+    Ok(())
+}
+
+fn a_deleted_object_store_is_made_again() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("again")?;
+    for (arguments, results) in [(0, OBJECT_LEN), (OBJECT_LEN, 0), (0, OBJECT_LEN)] {
+        assert_eq!(pool.apply(enlarge, (vec![1; arguments], results))?.1.len(), results);
+        let names = server.streams();
+        let store = names.into_iter().find(|name| name.starts_with("OBJ_")).unwrap();
+        server.as_client(async |context| context.delete_stream(store).await.unwrap());
+    }
     Ok(())
 }
 
