@@ -13,6 +13,7 @@ mod crashes;
 mod encoding;
 mod fd;
 mod forgery;
+mod forked_copies;
 mod futures;
 mod inline;
 mod interrupt;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         encoding::trials(),
         fd::trials(),
         forgery::trials(),
+        forked_copies::trials(),
         futures::trials(),
         output::trials(),
         sync::trials(),

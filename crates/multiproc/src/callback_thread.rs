@@ -8,6 +8,7 @@ use std::task::Waker;
 use std::thread;
 
 use crate::error::{Error, Result};
+use crate::sys::process_local::ProcessLocal;
 use crate::sys::signals::with_signals_blocked;
 
 /// Calls the wakers of futures. Callbacks have another thread: they may take long, and wait for a future.
@@ -17,23 +18,35 @@ pub(crate) static WAKERS: CallbackThread<Waker> = CallbackThread::new("mp-wakers
 pub(crate) struct CallbackThread<C> {
     name: &'static str,
     call: fn(C),
+    /// A forked copy of the program starts its own.
+    thread: ProcessLocal<StartedThread<C>>,
+}
+
+struct StartedThread<C> {
     queue: OnceLock<Sender<C>>,
     /// Held while the thread is started.
     starting: Mutex<()>,
 }
 
+impl<C> Default for StartedThread<C> {
+    fn default() -> Self {
+        Self { queue: OnceLock::new(), starting: Mutex::default() }
+    }
+}
+
 impl<C: Send + 'static> CallbackThread<C> {
     pub(crate) const fn new(name: &'static str, call: fn(C)) -> Self {
-        Self { name, call, queue: OnceLock::new(), starting: Mutex::new(()) }
+        Self { name, call, thread: ProcessLocal::new() }
     }
 
     /// Starts the thread unless it runs.
-    pub(crate) fn start(&self) -> Result<()> {
-        if self.queue.get().is_some() {
+    pub(crate) fn start(&'static self) -> Result<()> {
+        let StartedThread { queue, starting } = self.thread.get();
+        if queue.get().is_some() {
             return Ok(());
         }
-        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.queue.get().is_some() {
+        let _starting = starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.get().is_some() {
             return Ok(());
         }
         let (sender, callbacks) = mpsc::channel();
@@ -45,13 +58,13 @@ impl<C: Send + 'static> CallbackThread<C> {
         };
         with_signals_blocked(|| thread::Builder::new().name(self.name.to_owned()).spawn(call_all))
             .map_err(|error| Error::io("start a thread for callbacks", &error))?;
-        let _ = self.queue.set(sender); // under the lock, so it is the first
+        let _ = queue.set(sender); // under the lock, so it is the first
         Ok(())
     }
 
     /// Has the thread call `callback`, if it was started.
-    pub(crate) fn call(&self, callback: C) {
-        if let Some(queue) = self.queue.get() {
+    pub(crate) fn call(&'static self, callback: C) {
+        if let Some(queue) = self.thread.get().queue.get() {
             let _ = queue.send(callback); // the thread lives as long as the program
         }
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 
@@ -14,6 +14,7 @@ use serde_core::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::queue::Receiver;
 use crate::sys::eventfd;
+use crate::sys::private_mutex::PrivateMutex;
 use crate::sys::signals::with_signals_blocked;
 use crate::wait::wait_any;
 
@@ -58,7 +59,7 @@ pub struct ReceiverStream<T> {
 
 /// What the stream shares with its thread.
 struct Watcher {
-    state: Mutex<State>,
+    state: PrivateMutex<State>,
     /// Tells the thread that the state has changed.
     changed: OwnedFd,
 }
@@ -86,7 +87,9 @@ impl<T: DeserializeOwned + 'static> ReceiverStream<T> {
             Some(watcher) => watcher,
             None => self.watcher.insert(Watcher::start(self.receiver.clone())?),
         };
-        let mut state = watcher.state();
+        let Some(mut state) = watcher.state.lock() else {
+            return Err(Error::invalid("a stream cannot be polled in a forked copy of its process"));
+        };
         if let Some(error) = state.error.take() {
             return Err(error);
         }
@@ -116,8 +119,11 @@ impl<T: DeserializeOwned + 'static> Stream for ReceiverStream<T> {
 
 impl<T> Drop for ReceiverStream<T> {
     fn drop(&mut self) {
-        if let Some(watcher) = &self.watcher {
-            watcher.state().has_ended = true;
+        if let Some(watcher) = &self.watcher
+            && let Some(mut state) = watcher.state.lock()
+        {
+            state.has_ended = true;
+            drop(state);
             eventfd::notify(watcher.changed.as_fd());
         }
     }
@@ -125,7 +131,7 @@ impl<T> Drop for ReceiverStream<T> {
 
 impl Watcher {
     fn start<T: 'static>(receiver: Receiver<T>) -> Result<Arc<Self>> {
-        let watcher = Arc::new(Self { state: Mutex::default(), changed: eventfd::create()? });
+        let watcher = Arc::new(Self { state: PrivateMutex::default(), changed: eventfd::create()? });
         let shared = Arc::clone(&watcher);
         let thread = thread::Builder::new().name("mp-stream".to_owned()).stack_size(128 * 1024);
         with_signals_blocked(|| thread.spawn(move || shared.run(&receiver)))
@@ -135,7 +141,7 @@ impl Watcher {
 
     fn run<T>(&self, receiver: &Receiver<T>) {
         loop {
-            let state = self.state();
+            let Some(state) = self.state.lock() else { return };
             let (has_ended, is_watching) = (state.has_ended, state.waker.is_some());
             drop(state);
             if has_ended {
@@ -152,15 +158,11 @@ impl Watcher {
     }
 
     fn wake(&self, error: Option<Error>) {
-        let mut state = self.state();
+        let Some(mut state) = self.state.lock() else { return };
         state.error = error;
         let waker = state.waker.take();
         drop(state);
         let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake))); // a panic is the executor's own
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

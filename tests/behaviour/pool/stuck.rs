@@ -8,9 +8,8 @@ use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Pool, Result, StartMethod};
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 
 use super::square;
 use crate::support::{
@@ -27,11 +26,6 @@ trials![
     a_task_that_was_done_unseen_is_cancelled_and_the_next_one_runs,
     what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens,
     a_replacement_that_comes_up_too_late_breaks_no_pool,
-    a_copy_that_drops_an_iterator_takes_nothing_away,
-    a_copy_that_ends_the_pool_takes_nothing_away,
-    a_copy_that_waits_for_a_task_is_told_that_it_is_one,
-    a_copy_of_the_process_can_do_nothing_with_its_pool,
-    a_call_in_a_forked_copy_does_not_slow_down_the_pool,
     an_item_that_the_kernel_does_not_take_is_an_error_once,
     a_closed_pool_ends_though_a_worker_is_stopped_that_has_nothing_to_do,
 ];
@@ -194,107 +188,9 @@ fn a_replacement_that_comes_up_too_late_breaks_no_pool() -> Outcome {
     Ok(())
 }
 
-/// Runs this in a fork of the process; returns its exit code.
-#[allow(unsafe_code)]
-fn in_fork(act: impl FnOnce() -> bool) -> bool {
-    // SAFETY: what the copy does takes no lock but the allocator's, which the C library keeps in order.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            let good = act();
-            // SAFETY: ends the process at once.
-            unsafe { libc::_exit(i32::from(!good)) }
-        }
-        ForkResult::Parent { child } => {
-            matches!(waitpid(child, None), Ok(nix::sys::wait::WaitStatus::Exited(_, 0)))
-        }
-    }
-}
-
 fn slowly(number: u64) -> u64 {
     thread::sleep(Duration::from_millis(10));
     number
-}
-
-fn a_copy_that_drops_an_iterator_takes_nothing_away() -> Outcome {
-    alone(|| {
-        let pool = Pool::new(2)?;
-        let mut results = pool.imap(slowly, 0..60);
-        assert_eq!(results.next().transpose()?, Some(0));
-        let mut results = Some(results);
-        assert!(in_fork(|| results.take().is_some()));
-        for (result, number) in results.into_iter().flatten().zip(1..) {
-            assert_eq!(result?, number);
-        }
-        Ok(())
-    })
-}
-
-fn a_copy_of_the_process_can_do_nothing_with_its_pool() -> Outcome {
-    alone(|| {
-        let pool = Pool::new(2)?;
-        let task = pool.submit(slowly, (3,))?;
-        let mut results = pool.imap(slowly, 0..60);
-        assert!(in_fork(|| {
-            let is_refused = pool.apply(square, (3,)).is_err() && !task.cancel();
-            pool.close();
-            is_refused && pool.worker_pids().is_empty() && results.by_ref().all(|result| result.is_err())
-        }));
-        assert_eq!(task.get()?, 3);
-        assert_eq!(results.collect::<Result<Vec<_>>>()?, (0..60).collect::<Vec<_>>());
-        assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
-        Ok(())
-    })
-}
-
-#[allow(unsafe_code)]
-fn a_copy_that_ends_the_pool_takes_nothing_away() -> Outcome {
-    alone(|| {
-        for end in [|pool: Pool| pool.terminate(), Pool::join] {
-            let pool = Pool::builder().workers(1).chunk_size(20).build()?;
-            let mut results = pool.imap(slowly, 0..60);
-            assert_eq!(results.next().transpose()?, Some(0));
-            assert!(in_fork(|| {
-                // SAFETY: this process ends before the pool is used or dropped again.
-                end(unsafe { std::ptr::read(&raw const pool) });
-                true
-            }));
-            assert_eq!(results.collect::<Result<Vec<_>>>()?, (1..60).collect::<Vec<_>>());
-        }
-        Ok(())
-    })
-}
-
-fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
-    alone(|| {
-        let pool = Pool::new(1)?;
-        let mut task = pool.submit(slowly, (3,))?;
-        assert!(in_fork(|| {
-            let time_up = task.get_timeout(TEST_TIMEOUT);
-            time_up.is_err_and(|error| error.to_string().contains("forked copy"))
-        }));
-        assert_eq!(task.get()?, 3);
-        Ok(())
-    })
-}
-
-/// No caller waits for these tasks, so each completion must wake the pool's own thread.
-fn a_call_in_a_forked_copy_does_not_slow_down_the_pool() -> Outcome {
-    fn time_of_tasks(pool: Pool) -> Result<Duration> {
-        let start = Instant::now();
-        for number in 0..30 {
-            let _ = pool.submit(slowly, (number,))?;
-        }
-        pool.join();
-        Ok(start.elapsed())
-    }
-    alone(|| {
-        let usual = time_of_tasks(Pool::new(1)?)?;
-        let pool = Pool::new(1)?;
-        assert!(in_fork(|| pool.apply(square, (3,)).is_err()));
-        let time = time_of_tasks(pool)?;
-        assert!(time < 5 * usual + Duration::from_secs(1), "{time:?}, where it is usually {usual:?}");
-        Ok(())
-    })
 }
 
 /// A socket whose buffer is as small as can be takes no packet of this size.

@@ -8,6 +8,7 @@ use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
 use super::described::search::{EncodingChoice, ErasedValue, identity, probe_type};
+use crate::sys::process_local::ProcessLocal;
 
 /// Whether this thread knows that the compact encoding fits a type: one load of a thread-local word.
 #[inline]
@@ -20,14 +21,14 @@ pub(crate) fn fits<T: Serialize + DeserializeOwned>() -> bool {
 #[cold]
 pub(crate) fn encoding_choice(value: &dyn ErasedValue) -> EncodingChoice {
     let identity = value.identity();
-    let known = CHOICES.read().unwrap_or_else(PoisonError::into_inner).get(&identity).copied();
+    let known = CHOICES.get().read().unwrap_or_else(PoisonError::into_inner).get(&identity).copied();
     let (found, values) = known.unwrap_or((EncodingChoice::Unclear, 0));
     // An unclear type is probed again with the 2nd, 4th, 8th … value. No lock is held while its code runs.
     let values = values.saturating_add(1);
     let is_clear = found != EncodingChoice::Unclear;
     let found = if is_clear || !values.is_power_of_two() { found } else { probe(value) };
     if !is_clear {
-        let mut choices = CHOICES.write().unwrap_or_else(PoisonError::into_inner);
+        let mut choices = CHOICES.get().write().unwrap_or_else(PoisonError::into_inner);
         choices.insert(identity, (found, values));
     }
     if found == EncodingChoice::Fits {
@@ -63,4 +64,4 @@ thread_local! {
 
 /// Each with the number of values that were seen while the choice was unclear. (A hash table would have each
 /// child ask the kernel for random keys.)
-static CHOICES: RwLock<BTreeMap<usize, (EncodingChoice, u32)>> = RwLock::new(BTreeMap::new());
+static CHOICES: ProcessLocal<RwLock<BTreeMap<usize, (EncodingChoice, u32)>>> = ProcessLocal::new();

@@ -6,15 +6,12 @@ use std::time::Duration;
 use super::lock;
 use super::ring::{Counts, LogRing};
 use crate::sys::poll::Deadline;
-use crate::sys::process::own_pid;
 
 /// How long a thread waits for a logger that takes no record.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) struct Delivery {
     pub(super) ring: LogRing,
-    /// A forked copy of this process has no thread that delivers.
-    process: u32,
     progress: Mutex<Progress>,
     /// Notified when a pass has ended, and when a thread begins to wait.
     changed: Condvar,
@@ -34,11 +31,7 @@ impl Delivery {
     pub(super) fn new(ring: LogRing) -> Self {
         let delivered = Counts::START;
         let progress = Progress { delivered, begun_passes: 0, ended_passes: 0, waiting_threads: 0 };
-        Self { ring, process: own_pid(), progress: Mutex::new(progress), changed: Condvar::new() }
-    }
-
-    pub(super) fn is_of_this_process(&self) -> bool {
-        self.process == own_pid()
+        Self { ring, progress: Mutex::new(progress), changed: Condvar::new() }
     }
 
     pub(super) fn begin_pass(&self) {

@@ -14,9 +14,11 @@ use super::{LogLink, lock};
 use crate::error::{Error, Result};
 use crate::ipc::panic::catch_panic;
 use crate::sys::poll::Deadline;
+use crate::sys::process_local::ProcessLocal;
 use crate::sys::signals::with_signals_blocked;
 
-static DELIVERY: Mutex<Option<Arc<Delivery>>> = Mutex::new(None);
+/// A forked copy of this process has no thread that delivers, until it starts its own.
+static DELIVERY: ProcessLocal<Mutex<Option<Arc<Delivery>>>> = ProcessLocal::new();
 
 /// After some records the thread sleeps for this time, so that writers need not wake it for each.
 const NAP: Duration = Duration::from_millis(1);
@@ -32,10 +34,10 @@ thread_local! {
 /// thread, when a start should not fail for its records.
 pub(super) fn link() -> Option<LogLink> {
     let filter = Filter::of_this_process()?;
-    let mut delivery = lock(&DELIVERY);
+    let mut delivery = lock(DELIVERY.get());
     let delivery = match &mut *delivery {
-        Some(delivery) if delivery.is_of_this_process() => delivery,
-        other => other.insert(start().ok()?),
+        Some(delivery) => delivery,
+        none => none.insert(start().ok()?),
     };
     Some(LogLink { ring: delivery.ring.clone(), filter })
 }
@@ -69,8 +71,8 @@ fn forward(delivery: &Arc<Delivery>) -> ! {
 ///
 /// Only the thread `mp-log` calls the logger: the caller may hold a lock that the logger needs.
 pub(crate) fn deliver(deadline: Deadline) {
-    let delivery = lock(&DELIVERY).clone();
-    if let Some(delivery) = delivery.filter(|delivery| !DELIVERS.get() && delivery.is_of_this_process()) {
+    let delivery = lock(DELIVERY.get()).clone();
+    if let Some(delivery) = delivery.filter(|_| !DELIVERS.get()) {
         delivery.wait(deadline);
     }
 }

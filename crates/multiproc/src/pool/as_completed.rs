@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::completions::OnArrival;
 use super::task_handle::TaskHandle;
 use crate::error::Result;
 use crate::sys::poll::Deadline;
+use crate::sys::private_mutex::PrivateMutex;
 
 /// Returns the results of tasks in the order in which they arrive, each with the index of its handle. The
 /// tasks may be of several pools.
@@ -90,7 +91,7 @@ pub struct AsCompleted<R> {
 /// The indices of the handles whose results have arrived, in that order.
 #[derive(Default)]
 struct Arrivals {
-    indices: Mutex<VecDeque<usize>>,
+    indices: PrivateMutex<VecDeque<usize>>,
     changed: Condvar,
 }
 
@@ -101,14 +102,16 @@ struct Arrival {
 
 impl Wake for Arrival {
     fn wake(self: Arc<Self>) {
-        self.arrivals.lock().push_back(self.index);
+        if let Some(mut indices) = self.arrivals.indices.lock() {
+            indices.push_back(self.index);
+        }
         self.arrivals.changed.notify_one();
     }
 }
 
 impl Arrivals {
-    fn pop(&self, deadline: Deadline) -> Option<usize> {
-        let mut indices = self.lock();
+    /// Blocks until there is one, or the deadline.
+    fn pop(&self, mut indices: MutexGuard<'_, VecDeque<usize>>, deadline: Deadline) -> Option<usize> {
         loop {
             if let Some(index) = indices.pop_front() {
                 return Some(index);
@@ -122,10 +125,6 @@ impl Arrivals {
                 }
             };
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<usize>> {
-        self.indices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,7 +147,11 @@ impl<R: DeserializeOwned> AsCompleted<R> {
 
     fn next_until(&mut self, deadline: Deadline) -> Option<(usize, Result<R>)> {
         while self.pending > 0 {
-            let index = self.arrivals.pop(deadline)?;
+            let index = match self.arrivals.indices.lock() {
+                Some(indices) => self.arrivals.pop(indices, deadline)?,
+                // A forked copy: each result is an error.
+                None => self.handles.iter().position(Option::is_some)?,
+            };
             let Some(mut handle) = self.handles.get_mut(index).and_then(Option::take) else { continue };
             self.pending -= 1;
             if let Some(result) = handle.take_arrived() {

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_core::de::DeserializeOwned;
@@ -19,6 +19,7 @@ use crate::logs::FirstItem;
 use crate::pool::completions::{Completions, OnArrival};
 use crate::pool::retry_policy::RetryPolicy;
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
+use crate::sys::private_mutex::PrivateMutex;
 use crate::task::TaskId;
 use crate::trace;
 
@@ -28,7 +29,8 @@ pub(crate) struct Call {
     pub(crate) options: Options,
     /// It has one item, which has no index.
     pub(crate) is_single: bool,
-    inbox: Mutex<Inbox>,
+    /// In a forked copy of the process, nothing arrives.
+    inbox: PrivateMutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_chunk_len: AtomicU64,
     /// Chunks still in the backlog are dropped, not dispatched. This and the next two are written only under
@@ -131,7 +133,7 @@ impl Call {
             header,
             options,
             is_single,
-            inbox: Mutex::default(),
+            inbox: PrivateMutex::default(),
             target_chunk_len: AtomicU64::new(1),
             withdrawn: AtomicBool::new(false),
             retried: AtomicU32::new(0),
@@ -146,7 +148,9 @@ impl Call {
 
     /// Counts it until its first result.
     pub(crate) fn hold_until_result(&self, permit: Option<PendingPermit>) {
-        self.lock().permit = permit;
+        if let Some(mut inbox) = self.inbox.lock() {
+            inbox.permit = permit;
+        }
     }
 
     pub(crate) fn is_withdrawn(&self) -> bool {
@@ -181,7 +185,7 @@ impl Call {
     }
 
     pub(crate) fn deliver(&self, batch: ResultBatch) {
-        let mut inbox = self.lock();
+        let Some(mut inbox) = self.inbox.lock() else { return };
         inbox.permit = None;
         if inbox.abandoned {
             return;
@@ -194,7 +198,7 @@ impl Call {
 
     /// Has the waker called at the next batch; not if there is one. The latest waker counts.
     pub(crate) fn wake_at_arrival(&self, waker: OnArrival, completions: &Arc<Completions>) {
-        let mut inbox = self.lock();
+        let Some(mut inbox) = self.inbox.lock() else { return };
         if !inbox.batches.is_empty() {
             return;
         }
@@ -224,15 +228,15 @@ impl Call {
 
     /// Takes the arrived results.
     pub(crate) fn take(&self) -> VecDeque<ResultBatch> {
-        std::mem::take(&mut self.lock().batches)
+        self.inbox.lock().map(|mut inbox| std::mem::take(&mut inbox.batches)).unwrap_or_default()
     }
 
     pub(crate) fn has_arrived(&self) -> bool {
-        !self.lock().batches.is_empty()
+        self.inbox.lock().is_some_and(|inbox| !inbox.batches.is_empty())
     }
 
     pub(crate) fn abandon(&self) {
-        let mut inbox = self.lock();
+        let Some(mut inbox) = self.inbox.lock() else { return };
         inbox.abandoned = true;
         inbox.batches.clear();
         let waker = inbox.on_arrival.take();
@@ -241,7 +245,7 @@ impl Call {
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.lock().abandoned
+        self.inbox.lock().is_none_or(|inbox| inbox.abandoned)
     }
 
     /// The result of a call of one task, if it has arrived.
@@ -249,10 +253,6 @@ impl Call {
         self.take()
             .pop_front()
             .map(|batch| batch.open().next().map_err(|error: Error| error.with_index(None)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

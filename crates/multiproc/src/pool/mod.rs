@@ -58,8 +58,8 @@ use std::time::Duration;
 use self::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
 use crate::logs;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
-use crate::sys::process::own_pid;
 
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
@@ -140,7 +140,7 @@ pub struct Pool<M = NoState> {
     kind: PhantomData<fn(M)>,
     thread: Option<JoinHandle<()>>,
     /// The process that created the pool. A forked copy has neither this thread nor the workers.
-    pid: u32,
+    original: OriginalProcess,
 }
 
 impl Pool {
@@ -268,7 +268,7 @@ impl<M> Pool<M> {
 
     fn wait_for_end(&mut self) {
         if let Some(thread) = self.thread.take()
-            && self.pid == own_pid()
+            && self.original.is_current()
         {
             let _ = thread.join(); // if it has panicked, every call has failed
             self.dispatcher.wait_for_records(Deadline::Never);
@@ -302,6 +302,6 @@ impl<M> PoolBuilder<M> {
     /// initializer's arguments cannot be encoded.
     pub fn build(self) -> Result<Pool<M>> {
         let (dispatcher, thread) = self.start()?;
-        Ok(Pool { dispatcher, kind: PhantomData, thread, pid: own_pid() })
+        Ok(Pool { dispatcher, kind: PhantomData, thread, original: OriginalProcess::current() })
     }
 }

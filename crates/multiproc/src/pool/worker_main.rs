@@ -14,7 +14,7 @@ use crate::logs;
 use crate::pool::worker_rings::{OUT_OF_LINE, TASK_HEADER, VALUE, WakeupPage, WorkerRings, WorkerSide};
 use crate::spawn::bootstrap;
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::fork_detect::ForkDetector;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::limit::limit_memory;
 use crate::sys::membarrier;
 use crate::sys::process::exit_immediately;
@@ -50,14 +50,14 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     take_preloaded_state();
     for initializer in initializers {
         failpoint::hit(Failpoint::Initializing);
-        let fork_detector = ForkDetector::new()?;
+        let original = OriginalProcess::current();
         trace::Items::initialize(|| initializer.run())?;
-        if !fork_detector.in_original_process() {
+        if !original.is_current() {
             exit_immediately(0); // a copy that the initializer has forked
         }
     }
     cancellation::set_rings(context.rings.clone());
-    let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
+    let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin);
     if has_barrier {
         rings.claim_runs();
     }

@@ -16,7 +16,7 @@ use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
 use crate::sys::environment::EnvChanges;
 use crate::sys::inherited_state::{fingerprint, privileges};
 use crate::sys::poll::Deadline;
-use crate::sys::process::own_pid;
+use crate::sys::process_local::ProcessLocal;
 use crate::sys::running_time::RunningTime;
 use crate::task::initializer::Initializer;
 
@@ -89,10 +89,11 @@ pub(super) struct ForkServer {
     inherited: Option<u64>,
 }
 
+#[derive(Default)]
 struct Slot {
-    /// The process that it belongs to. A forked copy of that process begins without a fork server.
-    pid: u32,
-    state: SlotState,
+    state: Mutex<SlotState>,
+    /// Notified when the slot becomes free.
+    available: Condvar,
 }
 
 enum SlotState {
@@ -101,8 +102,18 @@ enum SlotState {
     Taken,
 }
 
-static SLOT: Mutex<Slot> = Mutex::new(Slot { pid: 0, state: SlotState::Free(None) });
-static AVAILABLE: Condvar = Condvar::new();
+impl Default for SlotState {
+    fn default() -> Self {
+        Self::Free(None)
+    }
+}
+
+/// A forked copy of the process begins without a fork server, and closes its copies of descriptors.
+static SLOT: ProcessLocal<Slot> = ProcessLocal::disinheriting(|inherited| {
+    if let Ok(mut state) = inherited.state.try_lock() {
+        *state = SlotState::default();
+    }
+});
 
 /// Exclusive use of the slot, until it is dropped.
 struct ForkServerGuard(Option<ForkServer>);
@@ -110,19 +121,16 @@ struct ForkServerGuard(Option<ForkServer>);
 impl ForkServerGuard {
     /// Waits until no other thread has the slot.
     fn take(deadline: Deadline) -> Result<Self> {
-        let mut slot = lock(&SLOT);
-        let pid = own_pid();
-        if slot.pid != pid {
-            *slot = Slot { pid, state: SlotState::Free(None) };
-        }
+        let Slot { state, available } = SLOT.get();
+        let mut state = lock(state);
         loop {
-            if let SlotState::Free(server) = mem::replace(&mut slot.state, SlotState::Taken) {
+            if let SlotState::Free(server) = mem::replace(&mut *state, SlotState::Taken) {
                 return Ok(Self(server));
             }
-            slot = match deadline.left() {
-                None => AVAILABLE.wait(slot).unwrap_or_else(PoisonError::into_inner),
+            state = match deadline.left() {
+                None => available.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => return Err(busy()),
-                Some(left) => AVAILABLE.wait_timeout(slot, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => available.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
     }
@@ -213,17 +221,18 @@ fn end_lost(slot: &mut Option<ForkServer>, lost: TakeOutcome, timeout: Duration)
 
 impl Drop for ForkServerGuard {
     fn drop(&mut self) {
-        let mut slot = lock(&SLOT);
+        let slot = SLOT.get();
+        let mut state = lock(&slot.state);
         // Checked again under the lock: a `reap_dead` that found the slot taken has set it before.
         while NEEDS_REAPING.swap(false, Ordering::Relaxed) {
-            drop(slot);
+            drop(state);
             if let Some(server) = &mut self.0 {
                 server.queue.reap_dead(&server.zygote);
             }
-            slot = lock(&SLOT);
+            state = lock(&slot.state);
         }
-        slot.state = SlotState::Free(self.0.take());
-        AVAILABLE.notify_one();
+        *state = SlotState::Free(self.0.take());
+        slot.available.notify_one();
     }
 }
 

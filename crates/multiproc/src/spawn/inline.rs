@@ -17,6 +17,7 @@ use crate::spawn::bootstrap;
 use crate::spawn::run_task::failure_code;
 use crate::spawn::supervisor::{OnChange, lock};
 use crate::sys::eventfd;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::inline_exit_warning::with_exit_warning;
 use crate::sys::poll::Deadline;
 use crate::sys::privileges::is_secure;
@@ -74,6 +75,8 @@ fn own(descriptors: Vec<SharedFd>) -> Result<Vec<OwnedFd>> {
 }
 
 struct State {
+    /// A forked copy of it lacks the thread.
+    original: OriginalProcess,
     /// The encoded result, until it is taken.
     outcome: Mutex<Option<Result<Outcome>>>,
     /// The exit code of a child that would have run the task.
@@ -96,6 +99,7 @@ impl InlineChild {
         let mut bytes = Vec::new();
         let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the arguments")?;
         let state = Arc::new(State {
+            original: OriginalProcess::current(),
             outcome: Mutex::default(),
             code: OnceLock::new(),
             ended: Condvar::new(),
@@ -120,19 +124,25 @@ impl InlineChild {
         &self.name
     }
 
-    /// Waits until the task has ended; returns whether that was before the deadline.
-    pub(crate) fn wait(&self, deadline: Deadline) -> bool {
+    /// Waits until the task has ended; returns whether that was before the deadline. An error in a forked copy of
+    /// this process.
+    pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
+        if !self.state.original.is_current() {
+            return Err(Error::invalid(
+                "only the process that started a task can wait for it; this is a forked copy",
+            ));
+        }
         let mut outcome = lock(&self.state.outcome);
         while self.exit_code().is_none() {
             outcome = match deadline.left() {
                 None => self.state.ended.wait(outcome).unwrap_or_else(PoisonError::into_inner),
-                Some(left) if left.is_zero() => return false,
+                Some(left) if left.is_zero() => return Ok(false),
                 Some(left) => {
                     self.state.ended.wait_timeout(outcome, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }
-        true
+        Ok(true)
     }
 
     /// The encoded result of a task that has ended.

@@ -9,8 +9,8 @@ use crate::spawn::fork_server::{ForkServer, start_with};
 use crate::spawn::supervisor::lock;
 use crate::spawn::zygote::handle::ForkedChild;
 use crate::sys::environment::EnvChanges;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
-use crate::sys::process::own_pid;
 use crate::task::initializer::Initializer;
 
 /// It has no pre-forked children: each would hold copies of pages that nothing needs yet.
@@ -21,13 +21,14 @@ pub(crate) struct PreloadServer {
     preload_timeout: Duration,
     server: Mutex<Option<ForkServer>>,
     /// A forked copy of this process must not end the zygote.
-    pid: u32,
+    original: OriginalProcess,
 }
 
 impl PreloadServer {
     /// The first start makes the zygote.
     pub(crate) fn new(environment: EnvChanges, preload: Vec<Initializer>, preload_timeout: Duration) -> Self {
-        Self { environment, preload, preload_timeout, server: Mutex::new(None), pid: own_pid() }
+        let (server, original) = (Mutex::new(None), OriginalProcess::current());
+        Self { environment, preload, preload_timeout, server, original }
     }
 
     /// Forks a child and sends it the bootstrap message. If there is no zygote, it has died, or this process has
@@ -47,7 +48,7 @@ impl PreloadServer {
 
     /// Ends the zygote.
     pub(crate) fn stop(&self) {
-        if self.pid == own_pid()
+        if self.original.is_current()
             && let Some(server) = lock(&self.server).take()
         {
             server.shut_down();

@@ -86,7 +86,7 @@ impl ProcessOrThread {
                 started.child.check_not_forked()?;
                 Ok(started.wait(deadline))
             }
-            Self::Thread(thread) => Ok(thread.wait(deadline)),
+            Self::Thread(thread) => thread.wait(deadline),
         }
     }
 

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use super::pidfd::Exit;
+use super::process_local::ProcessLocal;
 
 /// The number of exits that are kept.
 const MAX_EXITS: usize = 256;
 
-static EXITS: Mutex<VecDeque<(u32, String, Exit)>> = Mutex::new(VecDeque::new());
+static EXITS: ProcessLocal<Mutex<VecDeque<(u32, String, Exit)>>> = ProcessLocal::new();
 
 pub(crate) fn record(pid: u32, name: &str, exit: Exit) {
-    let mut exits = EXITS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut exits = EXITS.get().lock().unwrap_or_else(PoisonError::into_inner);
     if exits.len() == MAX_EXITS {
         exits.pop_front();
     }
@@ -20,7 +21,7 @@ pub(crate) fn record(pid: u32, name: &str, exit: Exit) {
 
 /// The name and the exit of a child, if it is one of the latest.
 pub(crate) fn find(pid: u32) -> Option<(String, Exit)> {
-    let exits = EXITS.lock().unwrap_or_else(PoisonError::into_inner);
+    let exits = EXITS.get().lock().unwrap_or_else(PoisonError::into_inner);
     let found = exits.iter().rev().find(|(recorded, ..)| *recorded == pid);
     found.map(|(_, name, exit)| (name.clone(), *exit))
 }

@@ -3,7 +3,6 @@
 //! The kernel reuses the numbers of ended threads. The start time tells the two apart.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -12,7 +11,7 @@ use nix::sys::signal::kill;
 use nix::sys::stat::stat;
 use nix::unistd::{Pid, gettid};
 
-use super::fork_detect::ForkDetector;
+use super::fork_detect::OriginalProcess;
 
 /// The number in the low half; in the high half the start time in clock ticks since boot, and the [`salt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +37,13 @@ const OF_KERNEL: u32 = 0x0020_0000;
 const END_OF_NUMBERS: u32 = 1 << 22;
 
 thread_local! {
-    /// The generation of the process in which the others were looked up, this thread and this process.
-    static CURRENT: Cell<(u32, ThreadId, ThreadId)> = const { Cell::new((0, ThreadId(0), ThreadId(0))) };
+    /// The process in which the others were looked up, this thread and this process. In a forked copy, a thread
+    /// has another number.
+    static CURRENT: Cell<Option<(OriginalProcess, ThreadId, ThreadId)>> = const { Cell::new(None) };
 }
 
 /// The identity of this process, or of the one that it was forked from.
 static PROCESS_ID: AtomicU64 = AtomicU64::new(0);
-
-/// In a forked copy of the process, a thread has another number.
-static PROCESS: OnceLock<Option<ForkDetector>> = OnceLock::new();
 
 /// A number for the PID and time namespaces of this process, in which thread numbers and start times have a
 /// meaning; 0 if /proc tells neither. Costs some microseconds.
@@ -65,9 +62,8 @@ impl ThreadId {
     /// The identities of the calling thread and of its process, which is that of the first thread.
     #[inline]
     pub(crate) fn current_and_process() -> (Self, Self) {
-        let generation = PROCESS.get().and_then(Option::as_ref).map_or(0, ForkDetector::known_generation);
         match CURRENT.get() {
-            (known, thread, process) if known == generation && generation != 0 => (thread, process),
+            Some((original, thread, process)) if original.is_current() => (thread, process),
             _ => Self::look_up(),
         }
     }
@@ -78,8 +74,6 @@ impl ThreadId {
 
     #[cold]
     fn look_up() -> (Self, Self) {
-        let process = PROCESS.get_or_init(|| ForkDetector::new().ok());
-        let generation = process.as_ref().map_or(0, ForkDetector::generation);
         // A file system that shows the threads of another PID namespace gives this thread another number.
         let id = |number: u32, name| {
             let start = Stat::of(name).filter(|stat| stat.number == number).map(|stat| stat.start);
@@ -87,7 +81,7 @@ impl ThreadId {
         };
         let thread = id(gettid().as_raw().cast_unsigned(), "thread-self");
         let process = Self::process_or(|| id(std::process::id(), "self"));
-        CURRENT.set((generation, thread, process));
+        CURRENT.set(Some((OriginalProcess::current(), thread, process)));
         (thread, process)
     }
 

@@ -99,7 +99,7 @@ fn start(path: &Path) -> Result<()> {
     }
     let buffers = Buffers::create()?;
     let writer = Writer::create(path, &buffers)?;
-    Tracer::begin(&buffers, "main", None, Some(writer))?.ok_or_else(taken)?;
+    Tracer::begin(&buffers, "main", None, Some(writer)).ok_or_else(taken)?;
     at_exit(flush_at_exit);
     Ok(())
 }
@@ -153,7 +153,7 @@ pub(crate) fn decode_link<'a>(
 pub(crate) fn install(link: TraceLink, name: &str) {
     let TraceLink { buffers, requested_at, parent } = link;
     let parent = ThreadId::from_bits(parent);
-    if let Ok(Some(tracer)) = Tracer::begin(&buffers, name, Some(parent), None) {
+    if let Some(tracer) = Tracer::begin(&buffers, name, Some(parent), None) {
         tracer.put(tracer.slice_since("start", "start", requested_at).count("parent", parent.number()));
     }
 }

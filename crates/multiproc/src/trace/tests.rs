@@ -157,7 +157,7 @@ fn a_process_with_a_full_buffer_waits_and_then_goes_on() {
 #[test]
 fn a_worker_writes_short_items_together_and_a_long_one_by_itself() {
     let traced = Traced::new("short");
-    let tracer = Tracer::claim(traced.writer.buffers(), None, None).unwrap().unwrap();
+    let tracer = Tracer::claim(traced.writer.buffers(), None, None).unwrap();
     let mut state = State::new(Box::leak(Box::new(tracer)));
     state.on_header(Tag { first: 100, flow: 9 }, "program::f", 0);
     let item = |index: u64, time| Run { begin: index * 2_000, end: index * 2_000 + time, index, count: 1 };

@@ -9,9 +9,8 @@ use super::buffers::Buffers;
 use super::event::{Event, Track};
 use super::file::Writer;
 use super::overflow::Overflow;
-use crate::error::Result;
 use crate::sys::clock;
-use crate::sys::fork_detect::ForkDetector;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 use crate::sys::thread_id::ThreadId;
@@ -23,7 +22,7 @@ pub(super) struct Tracer {
     pub(super) pid: u32,
     /// In the process that has begun the trace.
     pub(super) writer: Option<Writer>,
-    fork_detector: ForkDetector,
+    original: OriginalProcess,
 }
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
@@ -36,7 +35,7 @@ thread_local! {
 /// `None` without a trace, and in a copy of this process that a task has forked.
 #[inline]
 pub(super) fn tracer() -> Option<&'static Tracer> {
-    TRACER.get().filter(|tracer| tracer.fork_detector.in_original_process())
+    TRACER.get().filter(|tracer| tracer.original.is_current())
 }
 
 impl Tracer {
@@ -47,27 +46,23 @@ impl Tracer {
         name: &str,
         parent: Option<ThreadId>,
         writer: Option<Writer>,
-    ) -> Result<Option<&'static Self>> {
+    ) -> Option<&'static Self> {
         if TRACER.get().is_some() {
-            return Ok(None);
+            return None;
         }
-        let Some(tracer) = Self::claim(buffers, parent, writer)? else { return Ok(None) };
+        let tracer = Self::claim(buffers, parent, writer)?;
         let tracer = TRACER.get_or_init(|| tracer);
         tracer.name_process(name);
-        Ok(Some(tracer))
+        Some(tracer)
     }
 
     /// `None` if no buffer is free.
-    pub(super) fn claim(
-        buffers: &Buffers,
-        parent: Option<ThreadId>,
-        writer: Option<Writer>,
-    ) -> Result<Option<Self>> {
-        let (pid, fork_detector) = (own_pid(), ForkDetector::new()?);
+    pub(super) fn claim(buffers: &Buffers, parent: Option<ThreadId>, writer: Option<Writer>) -> Option<Self> {
+        let (pid, original) = (own_pid(), OriginalProcess::current());
         let process = ThreadId::current_and_process().1;
-        let Some(buffer) = buffers.claim(process, parent) else { return Ok(None) };
+        let buffer = buffers.claim(process, parent)?;
         let (buffers, overflow) = (buffers.clone(), Overflow::default());
-        Ok(Some(Self { buffers, buffer, overflow, pid, writer, fork_detector }))
+        Some(Self { buffers, buffer, overflow, pid, writer, original })
     }
 
     pub(super) fn name_process(&self, name: &str) {

@@ -40,7 +40,7 @@ impl Dispatcher {
     /// Makes this thread drive the pool until the guard drops. It `needs_all` if it needs all results of its
     /// call, and may learn of some of them later.
     pub(crate) fn become_driver(&self, needs_all: bool) -> DriverGuard<'_> {
-        if self.fork_detector.in_original_process() {
+        if self.original.is_current() {
             self.update_callers(|callers| {
                 callers.count += 1;
                 callers.need_all += usize::from(needs_all);
@@ -75,7 +75,7 @@ impl Dispatcher {
         if is_done() {
             return true;
         }
-        if self.callers().futures > 0 {
+        if self.check_not_forked().is_err() || self.callers().futures > 0 {
             return false;
         }
         let driver = self.become_driver(false);
@@ -93,9 +93,11 @@ impl Dispatcher {
 
     /// Counts a future that begins to wait, or no longer does.
     pub(crate) fn count_future(&self, waits: bool) {
-        self.update_callers(|callers| {
-            callers.futures = if waits { callers.futures + 1 } else { callers.futures.saturating_sub(1) };
-        });
+        if self.original.is_current() {
+            self.update_callers(|callers| {
+                callers.futures = if waits { callers.futures + 1 } else { callers.futures.saturating_sub(1) };
+            });
+        }
     }
 }
 
@@ -113,7 +115,7 @@ impl DriverGuard<'_> {
 
     fn drive_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
         let dispatcher = self.dispatcher;
-        while dispatcher.fork_detector.in_original_process() {
+        while dispatcher.original.is_current() {
             let polled = dispatcher.poll(1);
             if is_done() {
                 return true;
@@ -152,7 +154,7 @@ impl DriverGuard<'_> {
 impl Drop for DriverGuard<'_> {
     fn drop(&mut self) {
         let dispatcher = self.dispatcher;
-        if !dispatcher.fork_detector.in_original_process() {
+        if !dispatcher.original.is_current() {
             return;
         }
         let waiting = dispatcher.update_callers(|callers| {

@@ -29,7 +29,7 @@ use crate::pool::worker_rings::WakeupPage;
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
-use crate::sys::fork_detect::ForkDetector;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
 use crate::sys::running_time::RunningTime;
 use crate::task::initializer::Initializer;
@@ -59,7 +59,7 @@ pub(crate) struct Dispatcher {
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
     /// A forked copy of this process must not use the pool.
-    fork_detector: ForkDetector,
+    original: OriginalProcess,
     callers: Mutex<Callers>,
     completions: Arc<Completions>,
     recording: Option<Arc<Recording>>,
@@ -124,7 +124,7 @@ impl Dispatcher {
             shutdown_timeout: policy.shutdown_timeout,
             recording: policy.recording.clone(),
             state: Mutex::new(Scheduler::new(policy)),
-            fork_detector: ForkDetector::new()?,
+            original: OriginalProcess::current(),
             callers: Mutex::default(),
             completions: Arc::default(),
             wakeup_page,
@@ -197,7 +197,7 @@ impl Dispatcher {
     /// Blocks until the records of failed items are written that other threads are writing; returns whether
     /// they are.
     pub(super) fn wait_for_records(&self, deadline: Deadline) -> bool {
-        let recording = self.recording.as_ref().filter(|_| self.fork_detector.in_original_process());
+        let recording = self.recording.as_ref().filter(|_| self.original.is_current());
         recording.is_none_or(|recording| {
             recording.deliver();
             recording.wait(deadline)
@@ -213,12 +213,12 @@ impl Dispatcher {
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        if self.fork_detector.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
+        if self.original.is_current() { self.lock().worker_pids() } else { Vec::new() }
     }
 
     pub(crate) fn stats(&self) -> PoolStats {
         self.check();
-        if self.fork_detector.in_original_process() { self.lock().stats() } else { PoolStats::default() }
+        if self.original.is_current() { self.lock().stats() } else { PoolStats::default() }
     }
 
     /// Returns the reason if the pool refuses new work.
@@ -229,7 +229,7 @@ impl Dispatcher {
 
     /// Fails in a forked copy of the process that created the pool.
     pub(crate) fn check_not_forked(&self) -> Result<()> {
-        if self.fork_detector.in_original_process() {
+        if self.original.is_current() {
             return Ok(());
         }
         Err(Error::invalid("only the process that created a pool can use it; this is a forked copy"))
@@ -269,7 +269,7 @@ impl Dispatcher {
 
     /// Withdraws the items of a call that no worker has claimed.
     pub(crate) fn withdraw(&self, call: &Arc<Call>) {
-        if self.fork_detector.in_original_process() {
+        if self.original.is_current() {
             self.change(|state| state.withdraw(call));
             self.wakeup_page.callers().notify_all(); // one may wait for its permit
         }
@@ -278,15 +278,14 @@ impl Dispatcher {
     /// Withdraws a call, and kills the workers that run its items. Returns whether an item was cancelled. The
     /// results of a call with several items are not read any more.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
-        let is_cancelled =
-            self.fork_detector.in_original_process() && self.change(|state| state.cancel(call));
+        let is_cancelled = self.original.is_current() && self.change(|state| state.cancel(call));
         self.wakeup_page.callers().notify_all(); // results of other calls may have arrived
         is_cancelled
     }
 
     /// Whether a worker has claimed the one item of this call.
     pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
-        self.fork_detector.in_original_process() && self.lock().is_running(call)
+        self.original.is_current() && self.lock().is_running(call)
     }
 
     /// Changes the state, and wakes the threads whose sleep would last too long after it.
@@ -308,7 +307,7 @@ impl Dispatcher {
 
     /// Refuses new work; the pool ends when none is left.
     pub(crate) fn close(&self) {
-        if !self.fork_detector.in_original_process() {
+        if !self.original.is_current() {
             return;
         }
         self.lock().close();
@@ -318,7 +317,7 @@ impl Dispatcher {
     /// Drops waiting work and ends the workers: terminates busy ones after `timeout`, kills them after
     /// `kill_after`.
     pub(crate) fn end(&self, timeout: Duration, kill_after: Duration) {
-        if !self.fork_detector.in_original_process() {
+        if !self.original.is_current() {
             return;
         }
         self.lock().end(RunningTime::after(timeout), RunningTime::after(kill_after));
@@ -328,7 +327,7 @@ impl Dispatcher {
 
     /// Polls without blocking.
     pub(crate) fn check(&self) {
-        if self.fork_detector.in_original_process() {
+        if self.original.is_current() {
             self.poll(0);
         }
     }

@@ -21,9 +21,9 @@ use crate::error::{Cause, Error, Result};
 use crate::ipc::scratch::Scratch;
 use crate::ipc::wire::{self, SharedFd};
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
-use crate::sys::thread_id::ThreadId;
 
 pub(super) struct Connection {
     pub(super) name: String,
@@ -31,7 +31,7 @@ pub(super) struct Connection {
     /// Its number among the server's callers.
     caller: u64,
     /// A forked copy of it would take this one's replies.
-    process: ThreadId,
+    original: OriginalProcess,
     inbox: Mutex<Inbox>,
     /// Notified when replies have come, or no thread uses the channel any more.
     changed: Condvar,
@@ -61,8 +61,8 @@ struct OpenedCall {
 impl Connection {
     pub(super) fn new(name: String, requests: SenderCore) -> Self {
         let caller = StatusPage(requests.end().memory()).new_caller();
-        let process = ThreadId::current_and_process().1;
-        Self { name, requests, caller, process, inbox: Mutex::default(), changed: Condvar::new() }
+        let (inbox, changed) = (Mutex::default(), Condvar::new());
+        Self { name, requests, caller, original: OriginalProcess::current(), inbox, changed }
     }
 
     /// Fails in a method of this server: its reply would come after the method's end.
@@ -74,7 +74,7 @@ impl Connection {
     }
 
     fn check_not_forked(&self) -> Result<()> {
-        if ThreadId::current_and_process().1 == self.process {
+        if self.original.is_current() {
             return Ok(());
         }
         Err(Error::invalid("a server's handle cannot be used in a forked copy of its process"))
@@ -243,8 +243,11 @@ impl Connection {
         self.send_bytes(&bytes, &descriptors, deadline, deadline)
     }
 
-    /// Whether the reply to a call is there, without waiting.
+    /// Whether the reply to a call is there, without waiting. A forked copy gets an error at once.
     pub(super) fn is_ready(&self, call: u64) -> bool {
+        if !self.original.is_current() {
+            return true;
+        }
         let mut inbox = self.lock();
         let has_hung_up = |channel: &Arc<ReceiverCore>| channel.end().peer_hung_up();
         let has_hung_up = inbox.is_open(call) && inbox.channel.as_ref().is_some_and(has_hung_up);
@@ -259,6 +262,7 @@ impl Connection {
 
     /// The channel, unless it has hung up.
     pub(super) fn reply_channel(&self) -> Option<Arc<ReceiverCore>> {
+        self.check_not_forked().ok()?;
         self.lock().channel.clone().filter(|channel| !channel.end().peer_hung_up())
     }
 
@@ -309,7 +313,9 @@ impl Connection {
 
     /// Drops the result of a call, which may not have come.
     pub(super) fn forget(&self, call: u64) {
-        self.lock().calls.remove(&call);
+        if self.original.is_current() {
+            self.lock().calls.remove(&call);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {

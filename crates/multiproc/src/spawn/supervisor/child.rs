@@ -14,7 +14,7 @@ use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::recent_exits;
 use crate::sys::running_time::RunningTime;
-use crate::sys::{process, socket};
+use crate::sys::socket;
 use crate::trace;
 
 /// A child process, alive or dead.
@@ -104,8 +104,9 @@ impl Child {
         !self.pidfd.has_ended()
     }
 
+    /// `None` while it lives, and in a forked copy of this process.
     pub(crate) fn exit(&self) -> Option<Exit> {
-        self.wait(Deadline::now())
+        self.supervisor().and_then(|_| self.wait(Deadline::now()))
     }
 
     /// Sends SIGTERM, and SIGCONT, without which a stopped process would not receive it.
@@ -160,7 +161,7 @@ impl Child {
 
     /// Its supervisor. `None` in a forked copy of this process, whose child it is not.
     pub(super) fn supervisor(&self) -> Option<Arc<Supervisor>> {
-        self.supervisor.upgrade().filter(|supervisor| supervisor.pid == process::own_pid())
+        self.supervisor.upgrade().filter(|supervisor| supervisor.original.is_current())
     }
 
     fn known_exit(&self) -> Option<Exit> {
@@ -259,10 +260,10 @@ impl Child {
 
     /// Has `on_change` called when the child has ended or hung up, and now, since it may have already.
     pub(crate) fn set_on_change(&self, on_change: OnChange) {
-        if let RunState::Running { on_change: slot, .. } = &mut lock(&self.state).run_state {
-            *slot = Some(Arc::clone(&on_change));
-        }
         if let Some(supervisor) = self.supervisor() {
+            if let RunState::Running { on_change: slot, .. } = &mut lock(&self.state).run_state {
+                *slot = Some(Arc::clone(&on_change));
+            }
             let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | HUNG_UP);
             // If that fails, only its end is noticed.
             let _ = supervisor.epoll.add(self.liveness_socket.as_fd(), event);

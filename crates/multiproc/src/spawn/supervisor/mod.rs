@@ -24,9 +24,10 @@ use self::child::{NewChild, SpawnPhase};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::wire::SharedFd;
 use crate::sys::environment::EnvChanges;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::Deadline;
-use crate::sys::process::own_pid;
+use crate::sys::process_local::ProcessLocal;
 
 /// A request to execute the program to be a child.
 pub(crate) struct SpawnRequest {
@@ -147,7 +148,7 @@ impl Drop for ReplySlot {
 /// The state that the supervisor thread shares with the others.
 struct Supervisor {
     /// The process that the thread is in. A forked copy of that process has no thread, and starts its own.
-    pid: u32,
+    original: OriginalProcess,
     requests: mpsc::Sender<(SpawnRequest, SpawnReply)>,
     wakeup: EventFd,
     /// The events of the thread: `wakeup`, and every child's exit.
@@ -163,15 +164,15 @@ const PREFORKED: u64 = 1;
 const FIRST_CHILD: u64 = 2;
 const HUNG_UP: u64 = 1 << 63;
 
-static SUPERVISOR: Mutex<Option<Arc<Supervisor>>> = Mutex::new(None);
+static SUPERVISOR: ProcessLocal<Mutex<Option<Arc<Supervisor>>>> = ProcessLocal::new();
 
 impl Supervisor {
     /// This process's supervisor. Starts the thread if there is none.
     fn get() -> Result<Arc<Self>> {
-        let mut supervisor = lock(&SUPERVISOR);
+        let mut supervisor = lock(SUPERVISOR.get());
         match &*supervisor {
-            Some(running) if running.pid == own_pid() => Ok(Arc::clone(running)),
-            _ => Ok(Arc::clone(supervisor.insert(Self::begin()?))),
+            Some(running) => Ok(Arc::clone(running)),
+            None => Ok(Arc::clone(supervisor.insert(Self::begin()?))),
         }
     }
 
@@ -185,7 +186,8 @@ impl Supervisor {
             })
             .map_err(|errno| Error::os("create a descriptor for the supervisor", errno))?;
         let (children, next_id) = (Mutex::default(), AtomicU64::new(FIRST_CHILD));
-        let shared = Arc::new(Self { pid: own_pid(), requests, wakeup, epoll, children, next_id });
+        let original = OriginalProcess::current();
+        let shared = Arc::new(Self { original, requests, wakeup, epoll, children, next_id });
         thread::start(Arc::clone(&shared), received)?;
         Ok(shared)
     }

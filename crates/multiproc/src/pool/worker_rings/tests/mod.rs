@@ -20,7 +20,7 @@ use crate::sys::output::FLUSH_TIMEOUT;
 pub(super) fn sides() -> (PoolSide, WorkerSide) {
     let (ours, theirs) = PacketSocket::pair().unwrap();
     let (rings, wakeup_page) = (WorkerRings::create().unwrap(), WakeupPage::create().unwrap());
-    let worker = WorkerSide::new(rings.clone(), theirs, wakeup_page, Duration::ZERO).unwrap();
+    let worker = WorkerSide::new(rings.clone(), theirs, wakeup_page, Duration::ZERO);
     (PoolSide::new(rings, ours), worker)
 }
 

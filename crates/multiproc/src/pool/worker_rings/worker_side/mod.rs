@@ -21,7 +21,7 @@ use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::cpus::{YIELD_AFTER, should_spin, spin};
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::fork_detect::ForkDetector;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::exit_immediately;
@@ -44,7 +44,7 @@ pub(crate) struct WorkerSide {
     spin: Duration,
     /// Consecutive spins that found nothing.
     failed_spins: u32,
-    fork_detector: ForkDetector,
+    original: OriginalProcess,
     /// The next item; in an array, the array, and the index of the item in it.
     cursor: Position,
     index: u32,
@@ -78,15 +78,15 @@ impl WorkerSide {
         link: PacketSocket,
         wakeup_page: WakeupPage,
         spin: Duration,
-    ) -> Result<Self> {
+    ) -> Self {
         let seen_requests = rings.requests().load(Relaxed);
-        Ok(Self {
+        Self {
             rings,
             link,
             wakeup_page,
             spin,
             failed_spins: 0,
-            fork_detector: ForkDetector::new()?,
+            original: OriginalProcess::current(),
             cursor: Position::START,
             index: 0,
             open: None,
@@ -102,7 +102,7 @@ impl WorkerSide {
             output: Output::default(),
             flushed: Position::START.frames,
             trace: Items::new(),
-        })
+        }
     }
 
     /// Lets it claim several items at once. Only in a process that has registered for the
@@ -296,7 +296,7 @@ impl WorkerSide {
     /// If a task has forked and both processes return here, only the worker continues.
     #[inline]
     pub(crate) fn exit_if_forked(&self) {
-        if !self.fork_detector.in_original_process() {
+        if !self.original.is_current() {
             exit_immediately(0);
         }
     }
