@@ -17,6 +17,7 @@ trials![
     a_program_without_init_starts_no_second_process,
     a_child_that_does_not_reach_init_in_time_is_an_error,
     a_child_that_exits_before_init_is_an_error,
+    a_child_that_finds_another_standard_input_does_not_run_main,
     a_child_that_lacks_descriptors_says_so,
     a_child_that_has_no_descriptor_left_does_not_run_main,
     a_killed_parent_leaves_no_child_behind,
@@ -63,6 +64,14 @@ fn a_child_that_exits_before_init_is_an_error() -> Outcome {
     children_that_do_not_come_up(
         "exit",
         "did not start: it exited with code 3 before it reached multiproc::init()",
+    )
+}
+
+/// It does not take itself for the first process, which would start children of its own, and so on.
+fn a_child_that_finds_another_standard_input_does_not_run_main() -> Outcome {
+    children_that_do_not_come_up(
+        "closed",
+        "did not start: it exited with code 1 before it reached multiproc::init()",
     )
 }
 

@@ -3,7 +3,7 @@
 //! That is `/proc/self/exe`, unless another program was executed and has loaded this one: the dynamic loader
 //! with this program as its argument, or valgrind. Then it is the file that the image is mapped from.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsString, c_char};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsRawFd;
@@ -21,6 +21,20 @@ use crate::error::{Cause, Error, Result};
 
 /// The file that this process executes. By way of the thread, since the first thread may have ended.
 pub(super) const EXECUTED: &CStr = c"/proc/thread-self/exe";
+
+/// How each path begins that this library executes. Others that execute a program again write `/proc/self/exe`.
+const SPELLING: &str = "/proc/./";
+
+/// Whether this library has executed this process, as a child.
+pub(super) fn is_executed_as_child() -> bool {
+    // SAFETY: takes a number.
+    let path = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const c_char;
+    if path.is_null() {
+        return false;
+    }
+    // SAFETY: the kernel has put a string there, which stays as long as the process.
+    unsafe { CStr::from_ptr(path) }.to_bytes().starts_with(SPELLING.as_bytes())
+}
 
 /// The file of this program.
 pub(super) enum Program {
@@ -72,14 +86,14 @@ impl Program {
 
     /// Its path in a child that is about to execute it: this very file, even if it was replaced on disk.
     pub(super) fn path_for_child(&self) -> CString {
-        match self {
-            Self::Executed => c"/proc/self/exe".to_owned(),
+        let path = match self {
+            Self::Executed => format!("{SPELLING}self/exe"),
             // By this thread's descriptor, since the child has closed its copy by then.
             Self::Loaded(file) => {
-                let path = format!("/proc/{}/task/{}/fd/{}", getpid(), gettid(), file.as_raw_fd());
-                CString::new(path).unwrap_or_default() // numbers hold no zero byte
+                format!("{SPELLING}{}/task/{}/fd/{}", getpid(), gettid(), file.as_raw_fd())
             }
-        }
+        };
+        CString::new(path).unwrap_or_default() // holds no zero byte
     }
 }
 

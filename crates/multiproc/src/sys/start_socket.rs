@@ -12,9 +12,9 @@ use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Gid, Uid, getppid};
 
-use super::privileges;
 use super::process::exit_immediately;
 use super::socket::waiting_packet;
+use super::{privileges, program};
 use crate::error::{Cause, Error, Result};
 
 /// Which process made a pair of sockets. User and group are those of that moment: the present ones would
@@ -33,7 +33,14 @@ pub(crate) struct SocketOwner {
 /// parent has died and its orphan must not run the whole program instead.
 pub(crate) fn take_bootstrap_socket(has_magic: impl FnOnce(&[u8]) -> bool) -> Option<(OwnedFd, SocketOwner)> {
     let stdin = io::stdin();
-    let owner = owner(stdin.as_fd())?;
+    let Some(owner) = owner(stdin.as_fd()) else {
+        if program::is_executed_as_child() {
+            cannot_start(
+                "standard input was closed or replaced before multiproc::init(), which must come first",
+            );
+        }
+        return None;
+    };
     match waiting_packet(stdin.as_fd()) {
         Some(packet) if has_magic(&packet) => {}
         packet => return bad_magic(owner, packet.is_some()),
