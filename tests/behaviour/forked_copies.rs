@@ -7,8 +7,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use multiproc::queue::bounded;
 use multiproc::server::CallHandle;
-use multiproc::{Pool, Process, Result, Server, StartMethod, as_completed};
+use multiproc::{Pool, Process, Result, Server, SharedSlice, StartMethod, as_completed};
 use nix::libc;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
@@ -24,6 +25,7 @@ trials![
     a_copy_made_while_results_arrive_ends,
     a_copy_made_while_replies_arrive_ends,
     a_copy_made_while_children_start_starts_some,
+    a_copy_made_while_large_items_pass_sends_some,
     a_copy_that_waits_for_any_result_is_told_that_it_is_one,
     a_copy_calls_back,
 ];
@@ -215,6 +217,28 @@ fn a_copy_made_while_children_start_starts_some() -> Outcome {
                 for method in [METHODS; 10].into_iter().flatten() {
                     let five = || with(method).spawn(|| 5, ()).and_then(Process::join);
                     assert!(in_fork(|| five().is_ok_and(|number| number == 5)), "{method:?}");
+                }
+            },
+        );
+        Ok(())
+    })
+}
+
+fn a_copy_made_while_large_items_pass_sends_some() -> Outcome {
+    fn pass() -> Result<bool> {
+        let (sender, receiver) = bounded(1)?;
+        sender.send(vec![7_u8; 300_000])?;
+        let bytes = receiver.recv()?;
+        let (sender, receiver) = bounded(1)?;
+        sender.send(SharedSlice::from_slice(&bytes)?)?;
+        Ok(receiver.recv()?.iter().all(|byte| *byte == 7))
+    }
+    alone(|| {
+        while_busy(
+            || assert!(pass().unwrap()),
+            || {
+                for _ in 0..COPIES {
+                    assert!(in_fork(|| pass().is_ok_and(|is_right| is_right)));
                 }
             },
         );

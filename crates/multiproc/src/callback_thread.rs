@@ -36,7 +36,7 @@ impl<C> Default for StartedThread<C> {
 
 impl<C: Send + 'static> CallbackThread<C> {
     pub(crate) const fn new(name: &'static str, call: fn(C)) -> Self {
-        Self { name, call, thread: ProcessLocal::new() }
+        Self { name, call, thread: ProcessLocal::new(|_| StartedThread::default()) }
     }
 
     /// Starts the thread unless it runs.

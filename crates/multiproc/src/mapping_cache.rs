@@ -1,6 +1,7 @@
 //! The cache of sealed memory that this process has mapped, so that it maps no memory twice.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::error::Result;
 use crate::ipc::wire::SharedFd;
 use crate::sys::immutable::{ImmutableMemory, MemfdId, identify};
+use crate::sys::process_local::ProcessLocal;
 
 /// Sealed memory, its mapping in this process, and its descriptor; shared by all slices of it.
 #[derive(Debug)]
@@ -20,8 +22,7 @@ pub(crate) struct Memory {
 const MAX_MAPPINGS: usize = 8;
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// The mappings of this process. They stay valid in a process that it forks, which inherits the mappings, the
-/// descriptors and this cache.
+/// The mappings of this process.
 pub(crate) struct MappingCache {
     mapped: BTreeMap<MemfdId, Weak<Memory>>,
     /// At this number of entries, those without a mapping are removed.
@@ -30,7 +31,12 @@ pub(crate) struct MappingCache {
     recent: VecDeque<Arc<Memory>>,
 }
 
-static CACHE: Mutex<MappingCache> = Mutex::new(MappingCache::new());
+/// The mappings and descriptors stay valid in a forked copy of the process, which takes the cache over if no other
+/// thread used it at the fork.
+static CACHE: ProcessLocal<Mutex<MappingCache>> = ProcessLocal::new(|inherited| {
+    let inherited = inherited.and_then(|cache| Some(mem::take(&mut *cache.try_lock().ok()?)));
+    Mutex::new(inherited.unwrap_or_default())
+});
 
 impl Memory {
     pub(crate) fn length(&self) -> Option<NonZeroUsize> {
@@ -38,13 +44,15 @@ impl Memory {
     }
 }
 
-impl MappingCache {
-    const fn new() -> Self {
+impl Default for MappingCache {
+    fn default() -> Self {
         Self { mapped: BTreeMap::new(), bound: 2 * MAX_MAPPINGS, recent: VecDeque::new() }
     }
+}
 
+impl MappingCache {
     pub(crate) fn lock() -> MutexGuard<'static, Self> {
-        CACHE.lock().unwrap_or_else(PoisonError::into_inner)
+        CACHE.get().lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The memory of a received descriptor, mapped if it is not yet.
@@ -92,7 +100,7 @@ mod tests {
 
     #[test]
     fn kept_mappings_stay_below_both_limits() {
-        let mut cache = MappingCache::new();
+        let mut cache = MappingCache::default();
         let mut receive = |size| {
             let (fd, length) = sealed(size);
             cache.receive(fd, length).unwrap();
@@ -108,7 +116,7 @@ mod tests {
 
     #[test]
     fn entries_without_a_mapping_are_removed() {
-        let mut cache = MappingCache::new();
+        let mut cache = MappingCache::default();
         let held: Vec<_> = (1..=100).map(sealed).collect();
         let held: Vec<_> = held.into_iter().map(|(fd, size)| cache.receive(fd, size).unwrap()).collect();
         for size in 1..=1000 {

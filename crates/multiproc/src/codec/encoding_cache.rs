@@ -64,4 +64,5 @@ thread_local! {
 
 /// Each with the number of values that were seen while the choice was unclear. (A hash table would have each
 /// child ask the kernel for random keys.)
-static CHOICES: ProcessLocal<RwLock<BTreeMap<usize, (EncodingChoice, u32)>>> = ProcessLocal::new();
+static CHOICES: ProcessLocal<RwLock<BTreeMap<usize, (EncodingChoice, u32)>>> =
+    ProcessLocal::new(|_| RwLock::default());

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::Result;
 use crate::sys::mapping::{self, SharedMapping};
 use crate::sys::memfd;
+use crate::sys::process_local::ProcessLocal;
 
 /// Sizes in bytes of the memfds that are kept, and how many.
 const MIN_SIZE: usize = 256 * 1024;
@@ -60,16 +61,16 @@ impl Spill {
     }
 }
 
-/// The cache, and the process that it belongs to: a forked copy of that process begins with an empty one.
-static CACHE: Mutex<(u32, Vec<Spill>)> = Mutex::new((0, Vec::new()));
+/// A forked copy of the process closes what it inherits: the original goes on to write there.
+static CACHE: ProcessLocal<Mutex<Vec<Spill>>> = ProcessLocal::new(|inherited| {
+    if let Some(Ok(mut inherited)) = inherited.map(Mutex::try_lock) {
+        inherited.clear();
+    }
+    Mutex::default()
+});
 
 fn with_cache<R>(act: impl FnOnce(&mut Vec<Spill>) -> R) -> R {
-    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    let own = std::process::id();
-    if cache.0 != own {
-        *cache = (own, Vec::new());
-    }
-    act(&mut cache.1)
+    act(&mut CACHE.get().lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! A child's logger.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
+use super::LogLink;
 use super::record::SentRecord;
-use super::{LogLink, lock};
 use crate::impl_serde::impl_serde;
 use crate::sys::process::own_pid;
 
@@ -68,7 +68,7 @@ impl FirstItem {
 }
 
 /// The index of the item with this number.
-static ITEMS: Mutex<(FirstItem, u32)> = Mutex::new((FirstItem(None), 0));
+static ITEMS: RwLock<(FirstItem, u32)> = RwLock::new((FirstItem(None), 0));
 
 /// Says where this worker's number of the running item can be loaded.
 pub(crate) fn set_running_item(number: impl Fn() -> Option<u32> + Send + Sync + 'static) {
@@ -77,11 +77,11 @@ pub(crate) fn set_running_item(number: impl Fn() -> Option<u32> + Send + Sync + 
 
 /// Says that the items from this number on have the indices from `first` on.
 pub(crate) fn begin_items(first: FirstItem, number: u32) {
-    *lock(&ITEMS) = (first, number);
+    *ITEMS.write().unwrap_or_else(PoisonError::into_inner) = (first, number);
 }
 
 fn running_item() -> Option<u64> {
     let number = RUNNING_ITEM.get()?()?;
-    let (FirstItem(first), at) = *lock(&ITEMS);
+    let (FirstItem(first), at) = *ITEMS.read().unwrap_or_else(PoisonError::into_inner);
     Some(first?.wrapping_add(number.wrapping_sub(at).into()))
 }

@@ -18,7 +18,7 @@ use crate::sys::process_local::ProcessLocal;
 use crate::sys::signals::with_signals_blocked;
 
 /// A forked copy of this process has no thread that delivers, until it starts its own.
-static DELIVERY: ProcessLocal<Mutex<Option<Arc<Delivery>>>> = ProcessLocal::new();
+static DELIVERY: ProcessLocal<Mutex<Option<Arc<Delivery>>>> = ProcessLocal::new(|_| Mutex::default());
 
 /// After some records the thread sleeps for this time, so that writers need not wake it for each.
 const NAP: Duration = Duration::from_millis(1);

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::parent_id;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::error::{Cause, Error, Origin, Result};
 use crate::impl_serde::impl_serde;
@@ -107,15 +107,16 @@ pub(crate) struct ProcessIdentity {
     pub(crate) worker_index: Option<usize>,
 }
 
-static IDENTITY: Mutex<Option<Arc<ProcessIdentity>>> = Mutex::new(None);
+/// A copy that another thread forks reads it, too, whatever threads have read it at the fork.
+static IDENTITY: RwLock<Option<Arc<ProcessIdentity>>> = RwLock::new(None);
 
 /// This process's identity. `None` before [`init`](crate::init()) was called.
 pub(crate) fn identity() -> Option<Arc<ProcessIdentity>> {
-    IDENTITY.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    IDENTITY.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 pub(crate) fn set_identity(identity: ProcessIdentity) {
-    *IDENTITY.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(identity));
+    *IDENTITY.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(identity));
 }
 
 /// Makes this process known as a pool's worker.

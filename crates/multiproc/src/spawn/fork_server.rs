@@ -109,10 +109,11 @@ impl Default for SlotState {
 }
 
 /// A forked copy of the process begins without a fork server, and closes its copies of descriptors.
-static SLOT: ProcessLocal<Slot> = ProcessLocal::disinheriting(|inherited| {
-    if let Ok(mut state) = inherited.state.try_lock() {
+static SLOT: ProcessLocal<Slot> = ProcessLocal::new(|inherited| {
+    if let Some(Ok(mut state)) = inherited.map(|slot| slot.state.try_lock()) {
         *state = SlotState::default();
     }
+    Slot::default()
 });
 
 /// Exclusive use of the slot, until it is dropped.

@@ -9,7 +9,7 @@ use super::process_local::ProcessLocal;
 /// The number of exits that are kept.
 const MAX_EXITS: usize = 256;
 
-static EXITS: ProcessLocal<Mutex<VecDeque<(u32, String, Exit)>>> = ProcessLocal::new();
+static EXITS: ProcessLocal<Mutex<VecDeque<(u32, String, Exit)>>> = ProcessLocal::new(|_| Mutex::default());
 
 pub(crate) fn record(pid: u32, name: &str, exit: Exit) {
     let mut exits = EXITS.get().lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clock;
+use super::process_local::ProcessLocal;
 
 /// The longest interval between two reads while a limit runs.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -63,18 +64,19 @@ impl RunningTime {
 }
 
 static CLOCK: Clock = Clock::new();
+/// Held while a gap is added.
+static ADDING: ProcessLocal<Mutex<()>> = ProcessLocal::new(|_| Mutex::default());
 
 /// All in nanoseconds of the [monotonic clock](clock::nanos).
 struct Clock {
     last_read: AtomicU64,
     /// The sum of all gaps. Grows before `last_read` shows the end of one.
     stopped: AtomicU64,
-    adding: Mutex<()>,
 }
 
 impl Clock {
     const fn new() -> Self {
-        Self { last_read: AtomicU64::new(0), stopped: AtomicU64::new(0), adding: Mutex::new(()) }
+        Self { last_read: AtomicU64::new(0), stopped: AtomicU64::new(0) }
     }
 
     fn read(&self, now: u64) -> u64 {
@@ -93,7 +95,7 @@ impl Clock {
     /// Counts the gap, unless another thread has.
     #[cold]
     fn end_gap(&self, now: u64) {
-        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let _adding = ADDING.get().lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_gap(now) {
             let gap = now.saturating_sub(self.last_read.load(Relaxed));
             self.stopped.fetch_add(gap, Relaxed);

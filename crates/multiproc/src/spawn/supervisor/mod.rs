@@ -164,7 +164,7 @@ const PREFORKED: u64 = 1;
 const FIRST_CHILD: u64 = 2;
 const HUNG_UP: u64 = 1 << 63;
 
-static SUPERVISOR: ProcessLocal<Mutex<Option<Arc<Supervisor>>>> = ProcessLocal::new();
+static SUPERVISOR: ProcessLocal<Mutex<Option<Arc<Supervisor>>>> = ProcessLocal::new(|_| Mutex::default());
 
 impl Supervisor {
     /// This process's supervisor. Starts the thread if there is none.
