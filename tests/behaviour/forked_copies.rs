@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use multiproc::queue::bounded;
 use multiproc::server::CallHandle;
-use multiproc::{Pool, Process, Result, Server, SharedSlice, StartMethod, as_completed};
+use multiproc::{
+    Pool, Process, Result, Server, SharedSlice, StartMethod, as_completed, pipe, wait_any_timeout,
+};
 use nix::libc;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
-use crate::support::{METHODS, Outcome, TEST_TIMEOUT, alone, trials, with};
+use crate::support::{METHODS, Outcome, TEST_TIMEOUT, alone, block, trials, with};
 
 trials![
     a_copy_that_drops_an_iterator_takes_nothing_away,
@@ -27,6 +29,7 @@ trials![
     a_copy_made_while_children_start_starts_some,
     a_copy_made_while_large_items_pass_sends_some,
     a_copy_that_waits_for_any_result_is_told_that_it_is_one,
+    a_copy_that_joins_an_inline_process_is_told_that_it_is_one,
     a_copy_calls_back,
 ];
 
@@ -253,9 +256,28 @@ fn a_copy_that_waits_for_any_result_is_told_that_it_is_one() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
         let tasks = (0..3).map(|number| pool.submit(slowly, (number,))).collect::<Result<Vec<_>>>()?;
+        let last = pool.submit(slowly, (3,))?;
         let mut results = as_completed(tasks);
-        assert!(in_fork(|| results.by_ref().filter(|(_, result)| result.is_err()).count() == 3));
+        assert!(in_fork(|| {
+            results.by_ref().filter(|(_, result)| result.is_err()).count() == 3
+                && wait_any_timeout(&[&last], TEST_TIMEOUT).is_ok_and(|ready| ready == [0])
+        }));
         assert_eq!(results.filter(|(_, result)| result.is_ok()).count(), 3);
+        assert_eq!(last.get()?, 3);
+        Ok(())
+    })
+}
+
+fn a_copy_that_joins_an_inline_process_is_told_that_it_is_one() -> Outcome {
+    alone(|| {
+        let (latch, theirs) = pipe()?;
+        let mut child = Process::builder().inline(true).spawn(block, (theirs,))?;
+        assert!(in_fork(|| {
+            let refused = child.join_timeout(TEST_TIMEOUT);
+            refused.is_err_and(|error| error.to_string().contains("forked copy"))
+        }));
+        drop(latch);
+        child.join()?;
         Ok(())
     })
 }

@@ -54,7 +54,7 @@ impl<R> TaskHandle<R> {
             self.dispatcher.check();
             self.call.has_arrived()
         };
-        self.taken || self.call.has_arrived() || poll()
+        self.taken || self.call.has_arrived() || poll() || self.dispatcher.check_not_forked().is_err()
     }
 
     /// Whether a worker has begun the task and it has no result yet. Does not block.

@@ -15,7 +15,7 @@ use crate::ipc::panic::install_panic_hook;
 use crate::ipc::wire::{self, SharedFd};
 use crate::spawn::bootstrap;
 use crate::spawn::run_task::failure_code;
-use crate::spawn::supervisor::{OnChange, lock};
+use crate::spawn::supervisor::{OnChange, lock, of_forked_copy};
 use crate::sys::eventfd;
 use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::inline_exit_warning::with_exit_warning;
@@ -128,9 +128,7 @@ impl InlineChild {
     /// this process.
     pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
         if !self.state.original.is_current() {
-            return Err(Error::invalid(
-                "only the process that started a task can wait for it; this is a forked copy",
-            ));
+            return Err(of_forked_copy());
         }
         let mut outcome = lock(&self.state.outcome);
         while self.exit_code().is_none() {

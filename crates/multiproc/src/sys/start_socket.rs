@@ -80,10 +80,10 @@ fn cannot_start(why: &str) -> ! {
     exit_immediately(1)
 }
 
-/// Without the magic number: if the parent made the socket, this is its child and the message was lost, so it
-/// exits; otherwise the socket was inherited, so it goes on as an ordinary program.
+/// Without the magic number: if this is a child, the message was lost, so it exits; otherwise the socket was
+/// inherited, so it goes on as an ordinary program.
 fn bad_magic<T>(owner: SocketOwner, is_waiting: bool) -> Option<T> {
-    if owner.pid == getppid().as_raw() {
+    if program::is_executed_as_child() || owner.pid == getppid().as_raw() {
         cannot_start(if is_waiting {
             "what waits in its standard input is from another version of multiproc, or was read in part"
         } else {

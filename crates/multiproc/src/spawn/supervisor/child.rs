@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
-use super::{HUNG_UP, Supervisor, lock};
+use super::{HUNG_UP, Supervisor, lock, of_forked_copy};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::SharedFd;
 use crate::sys::pidfd::{Exit, PidFd};
@@ -156,7 +156,7 @@ impl Child {
         if self.supervisor().is_some() {
             return Ok(());
         }
-        Err(Error::invalid("only the process that started a child can use it; this is a forked copy"))
+        Err(of_forked_copy())
     }
 
     /// Its supervisor. `None` in a forked copy of this process, whose child it is not.

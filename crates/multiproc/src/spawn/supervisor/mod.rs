@@ -126,6 +126,11 @@ fn registered(is_wanted: impl Fn(&Child) -> bool) -> Vec<Arc<Child>> {
     children.values().filter(|child| is_wanted(child)).cloned().collect()
 }
 
+/// The error of what only the parent of a child can do.
+pub(crate) fn of_forked_copy() -> Error {
+    Error::invalid("only the process that started a child can use it; this is a forked copy")
+}
+
 type SpawnReply = mpsc::SyncSender<ReplySlot>;
 
 /// The reply to a request. If the caller has given up waiting, dropping it kills the child.
