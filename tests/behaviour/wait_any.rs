@@ -12,7 +12,7 @@ use multiproc::{Connection, Fd, Pool, Process, Result, Server, pipe, wait_any, w
 use nix::sys::signal::Signal;
 
 use crate::futures::{blocked_task, square};
-use crate::support::{METHODS, Outcome, TEST_TIMEOUT, send_signal, trials};
+use crate::support::{METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, send_signal, trials};
 
 trials![
     each_kind_is_seen_when_it_is_ready,
@@ -20,6 +20,8 @@ trials![
     what_is_ready_at_once_is_returned_together,
     the_end_of_the_other_side_is_ready,
     tasks_are_ready_when_their_pool_ends,
+    a_task_is_seen_by_all_threads_that_wait_for_it,
+    a_wait_that_is_over_leaves_no_descriptor,
     items_of_several_producers_all_arrive,
     a_call_is_seen_when_its_reply_comes,
     a_call_is_seen_when_its_server_dies,
@@ -139,6 +141,48 @@ fn tasks_are_ready_when_their_pool_ends() -> Outcome {
         assert!(waiting.get().unwrap_err().is_cancelled());
     }
     Ok(())
+}
+
+fn a_task_is_seen_by_all_threads_that_wait_for_it() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (task, latch) = blocked_task(&pool)?;
+    let begun = Instant::now();
+    thread::scope(|scope| {
+        let wait = || wait_any_timeout(&[&task], TEST_TIMEOUT);
+        let threads = [(); 3].map(|()| {
+            let thread = scope.spawn(wait);
+            pause();
+            thread
+        });
+        assert!(wait_any_timeout(&[&task], Duration::from_millis(1))?.is_empty()); // its end is no other's
+        drop(latch);
+        for thread in threads {
+            assert_eq!(thread.join().unwrap()?, [0]);
+        }
+        Ok::<_, multiproc::Error>(())
+    })?;
+    assert!(begun.elapsed() < TEST_TIMEOUT, "a thread was not woken");
+    task.get()?;
+    Ok(())
+}
+
+fn a_wait_that_is_over_leaves_no_descriptor() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let (task, latch) = blocked_task(&pool)?;
+        let of_events = || {
+            let target =
+                |number: &u32| std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
+            let is_event = |number: &u32| target(number).as_os_str() == "anon_inode:[eventfd]";
+            descriptors().into_iter().filter(is_event).count()
+        };
+        let before = of_events();
+        assert!(wait_any_timeout(&[&task], Duration::from_millis(1))?.is_empty());
+        assert_eq!(of_events(), before);
+        drop(latch);
+        task.get()?;
+        Ok(())
+    })
 }
 
 fn items_of_several_producers_all_arrive() -> Outcome {

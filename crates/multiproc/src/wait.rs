@@ -3,7 +3,7 @@
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ mod sealed {
         fn is_ready(&self) -> super::Result<bool>;
         /// Adds the descriptors that become ready when it does.
         fn watch<'a>(&'a self, watch: &mut super::Watch<'a>) -> super::Result<()>;
+        /// Undoes that where the descriptor is the waiting thread's own.
+        fn unwatch(&self, _task_event: &super::TaskEvent) {}
     }
 }
 
@@ -95,9 +97,19 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 fn wait(these: &[&dyn Waitable], deadline: Deadline) -> Result<Vec<usize>> {
     let task_event = TaskEvent::default();
+    let ready = wait_with(&task_event, these, deadline);
+    if task_event.0.get().is_some() {
+        for waitable in these {
+            waitable.unwatch(&task_event);
+        }
+    }
+    ready
+}
+
+fn wait_with(task_event: &TaskEvent, these: &[&dyn Waitable], deadline: Deadline) -> Result<Vec<usize>> {
     loop {
         let (polled, replies) = (Vec::new(), Vec::new());
-        let mut watch = Watch { polled, replies, task_event: &task_event, may_miss: false };
+        let mut watch = Watch { polled, replies, task_event, may_miss: false };
         let mut ready = ready(these)?;
         if ready.is_empty() && !these.is_empty() && !deadline.is_over() {
             these.iter().try_for_each(|waitable| waitable.watch(&mut watch))?;
@@ -150,7 +162,7 @@ fn of_receiver(receiver: &ReceiverCore) -> [(BorrowedFd<'_>, PollFlags); 2] {
 
 /// Wakes the waiting thread when a task's result arrives; made for the first task.
 #[derive(Default)]
-struct TaskEvent(std::sync::OnceLock<Arc<Event>>);
+pub struct TaskEvent(OnceLock<(Arc<Event>, Waker)>);
 
 struct Event(OwnedFd);
 
@@ -161,12 +173,13 @@ impl Wake for Event {
 }
 
 impl TaskEvent {
-    fn get_or_create(&self) -> Result<&Arc<Event>> {
+    fn get_or_create(&self) -> Result<&(Arc<Event>, Waker)> {
         if let Some(event) = self.0.get() {
             return Ok(event);
         }
         let event = Arc::new(Event(eventfd::create()?));
-        Ok(self.0.get_or_init(|| event))
+        let waker = Waker::from(Arc::clone(&event));
+        Ok(self.0.get_or_init(|| (event, waker)))
     }
 }
 
@@ -196,11 +209,17 @@ impl<R> Wait for TaskHandle<R> {
     }
 
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
-        let event = watch.task_event.get_or_create()?;
+        let (event, waker) = watch.task_event.get_or_create()?;
         eventfd::clear(event.0.as_fd());
-        self.wake_at_arrival(Waker::from(Arc::clone(event)));
+        TaskHandle::watch(self, waker);
         watch.polled.push((event.0.as_fd(), PollFlags::POLLIN));
         Ok(())
+    }
+
+    fn unwatch(&self, task_event: &TaskEvent) {
+        if let Some((_, waker)) = task_event.0.get() {
+            TaskHandle::unwatch(self, waker);
+        }
     }
 }
 

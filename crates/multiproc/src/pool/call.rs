@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::task::Waker;
 use std::time::Duration;
 
 use serde_core::de::DeserializeOwned;
@@ -79,6 +80,8 @@ struct Inbox {
     permit: Option<PendingPermit>,
     /// Called at the next batch.
     on_arrival: Option<(OnArrival, Arc<Completions>)>,
+    /// Called then, too: of threads that wait for several things.
+    watchers: Vec<(Waker, Arc<Completions>)>,
     /// The caller has dropped the results.
     abandoned: bool,
 }
@@ -194,6 +197,9 @@ impl Call {
         if let Some((waker, completions)) = inbox.on_arrival.take() {
             completions.add(waker);
         }
+        for (waker, completions) in inbox.watchers.drain(..) {
+            completions.add(OnArrival::Own(waker));
+        }
     }
 
     /// Has the waker called at the next batch; not if there is one. The latest waker counts.
@@ -205,6 +211,22 @@ impl Call {
         let replaced = inbox.on_arrival.replace((waker, Arc::clone(completions)));
         drop(inbox);
         drop(replaced); // may run foreign code, which may use this call
+    }
+
+    /// Has the waker of a thread called at the next batch, beside others; not if there is one.
+    pub(crate) fn watch(&self, waker: &Waker, completions: &Arc<Completions>) {
+        let Some(mut inbox) = self.inbox.lock() else { return };
+        let is_known = inbox.watchers.iter().any(|(known, _)| known.will_wake(waker));
+        if inbox.batches.is_empty() && !is_known {
+            inbox.watchers.push((waker.clone(), Arc::clone(completions)));
+        }
+    }
+
+    /// Undoes [`watch`](Self::watch).
+    pub(crate) fn unwatch(&self, waker: &Waker) {
+        if let Some(mut inbox) = self.inbox.lock() {
+            inbox.watchers.retain(|(known, _)| !known.will_wake(waker));
+        }
     }
 
     /// Updates the cost estimate with some items and their total time.
@@ -239,6 +261,7 @@ impl Call {
         let Some(mut inbox) = self.inbox.lock() else { return };
         inbox.abandoned = true;
         inbox.batches.clear();
+        inbox.watchers.clear();
         let waker = inbox.on_arrival.take();
         drop(inbox);
         drop(waker); // may run foreign code, which may use this call

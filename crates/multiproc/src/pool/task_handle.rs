@@ -10,7 +10,6 @@ use serde_core::de::DeserializeOwned;
 
 use super::call::Call;
 use super::callbacks;
-use super::completions::OnArrival;
 use super::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
@@ -43,9 +42,14 @@ impl<R> TaskHandle<R> {
         Self { dispatcher, call, taken: false, result: PhantomData }
     }
 
-    /// Has `waker` called once, when the result arrives. It neither blocks nor uses a pool.
-    pub(crate) fn wake_at_arrival(&self, waker: Waker) {
-        self.dispatcher.wake_at_arrival(&self.call, OnArrival::Own(waker));
+    /// Has the `waker` of a thread called once, when the result arrives. It neither blocks nor uses a pool.
+    pub(crate) fn watch(&self, waker: &Waker) {
+        self.dispatcher.watch(&self.call, waker);
+    }
+
+    /// Undoes [`watch`](Self::watch).
+    pub(crate) fn unwatch(&self, waker: &Waker) {
+        self.call.unwatch(waker);
     }
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.

@@ -1,6 +1,7 @@
 //! The threads that drive a pool while they wait for its results, and the futures that wait with them.
 
 use std::sync::{MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,11 @@ impl Dispatcher {
     /// Has the waker called when a result of the call arrives.
     pub(crate) fn wake_at_arrival(&self, call: &Call, waker: OnArrival) {
         call.wake_at_arrival(waker, &self.completions);
+    }
+
+    /// Has the waker of a thread called when a result of the call arrives, beside those of others.
+    pub(crate) fn watch(&self, call: &Call, waker: &Waker) {
+        call.watch(waker, &self.completions);
     }
 
     /// Counts a future that begins to wait, or no longer does.
