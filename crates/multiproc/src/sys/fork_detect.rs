@@ -1,7 +1,7 @@
 //! Fork detection by a page that the kernel zeroes in forked copies (`MADV_WIPEONFORK`).
 
 use std::num::NonZeroUsize;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -10,31 +10,36 @@ use super::atomic::{AtomicU32, Relaxed};
 use super::process::own_pid;
 
 /// A process, which its forked copies are not.
-///
-/// The number differs from those of all processes that this one is a copy of. Where the kernel has no page for it,
-/// it is the pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OriginalProcess(u32);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OriginalProcess {
+    /// It differs from the numbers of all processes that this one is a copy of. Without a page, it is the pid.
+    number: u32,
+    /// Where the number is as long as this process runs.
+    word: &'static AtomicU32,
+}
+
+/// Where the kernel refuses the page, this stays 0.
+static NO_PAGE: AtomicU32 = AtomicU32::new(0);
 
 impl OriginalProcess {
-    /// This process. Costs a few loads; asking for the pid is a system call.
+    /// This process.
     #[inline]
     pub(crate) fn current() -> Self {
-        match PAGE.get().and_then(Option::as_ref).map_or(0, WipedPage::number) {
-            0 => Self::look_up(),
-            number => Self(number),
+        match PAGE.get_or_init(WipedPage::map) {
+            Some(page) => Self { number: page.number(), word: page.word() },
+            None => Self { number: own_pid(), word: &NO_PAGE },
         }
     }
 
-    /// Whether this process is it, and no copy.
+    /// Whether this process is it, and no copy. Costs a load; asking for the pid is a system call.
     #[inline]
     pub(crate) fn is_current(self) -> bool {
-        self == Self::current()
+        self.word.load(Relaxed) == self.number || self.is_current_by_pid()
     }
 
     #[cold]
-    fn look_up() -> Self {
-        Self(PAGE.get_or_init(WipedPage::map).as_ref().map_or_else(own_pid, WipedPage::number_or_next))
+    fn is_current_by_pid(self) -> bool {
+        ptr::eq(self.word, &raw const NO_PAGE) && own_pid() == self.number
     }
 }
 
@@ -64,13 +69,16 @@ impl WipedPage {
         Some(Self(page.cast()))
     }
 
-    /// 0 if no call has asked for it in this process.
-    #[inline]
+    /// The number of this process: the next one if no call has asked for it.
     fn number(&self) -> u32 {
-        self.word().load(Relaxed)
+        match self.word().load(Relaxed) {
+            0 => self.next_number(),
+            known => known,
+        }
     }
 
-    fn number_or_next(&self) -> u32 {
+    #[cold]
+    fn next_number(&self) -> u32 {
         // It grows only in a copy of a copy, so it never overflows.
         static LAST: AtomicU32 = AtomicU32::new(0);
         let next = LAST.fetch_add(1, Relaxed).wrapping_add(1);
@@ -80,9 +88,21 @@ impl WipedPage {
         }
     }
 
-    #[inline]
-    fn word(&self) -> &AtomicU32 {
+    fn word(&self) -> &'static AtomicU32 {
         // SAFETY: mapped, aligned to a page and zeroed by the kernel, and never unmapped.
         unsafe { self.0.as_ref() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_page_the_pid_tells_a_process_from_a_copy() {
+        assert!(OriginalProcess { number: own_pid(), word: &NO_PAGE }.is_current());
+        assert!(!OriginalProcess { number: own_pid() + 1, word: &NO_PAGE }.is_current());
+        let current = OriginalProcess::current();
+        assert!(current.is_current() && !OriginalProcess { number: own_pid(), ..current }.is_current());
     }
 }

@@ -3,7 +3,7 @@
 // See `ring`.
 #![allow(clippy::inline_always)]
 
-use super::WorkerSide;
+use super::{WorkerSide, exit_in_copy};
 use crate::codec::raw;
 use crate::error::Result;
 use crate::ipc::frame::as_u32;
@@ -45,11 +45,12 @@ impl WorkerSide {
         let from = SUBMISSIONS.value_offset(items, self.index);
         let to = COMPLETIONS.value_offset(results, 0);
         let (mut count, mut error) = (0, None);
+        let original = self.original; // in registers: an item may take a nanosecond
         while count < most {
             let index = count as usize;
             match memory.read(from + index * item, item, &run) {
                 Ok(value) => {
-                    self.exit_if_forked();
+                    exit_in_copy(original);
                     failpoint::hit(Failpoint::ResultEncoded);
                     memory.write(to + index * result, raw::as_bytes(&value).unwrap_or_default());
                 }

@@ -293,12 +293,9 @@ impl WorkerSide {
         self.rings.0.word64(ITEM_STARTED_AT).store(0, Relaxed);
     }
 
-    /// If a task has forked and both processes return here, only the worker continues.
     #[inline]
     pub(crate) fn exit_if_forked(&self) {
-        if !self.original.is_current() {
-            exit_immediately(0);
-        }
+        exit_in_copy(self.original);
     }
 
     /// Blocks until there is an item; returns false when the rings are closed.
@@ -396,5 +393,13 @@ impl WorkerSide {
     #[inline]
     fn has_request(&self) -> bool {
         self.rings.requests().load(Relaxed) != self.seen_requests
+    }
+}
+
+/// If a task has forked and both processes return here, only the worker continues.
+#[inline]
+fn exit_in_copy(original: OriginalProcess) {
+    if !original.is_current() {
+        exit_immediately(0);
     }
 }
