@@ -258,8 +258,8 @@ fn a_waker_may_wait_for_a_task_that_kills_its_worker() -> Outcome {
 
 fn a_waker_may_take_a_lock_of_a_thread_that_waits_for_the_pool() -> Outcome {
     let pool = Pool::new(1)?;
-    let nap = Duration::from_millis(20);
-    let mut future = pool.submit(thread::sleep, (nap,))?.into_future();
+    let (running, latch) = blocked_task(&pool)?;
+    let mut future = running.into_future();
     let lock = Arc::new(Mutex::new(()));
     let (wakes, woken) = mpsc::channel();
     let theirs = Arc::clone(&lock);
@@ -269,7 +269,8 @@ fn a_waker_may_take_a_lock_of_a_thread_that_waits_for_the_pool() -> Outcome {
     });
     assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
     let held = lock.lock();
-    pool.apply(thread::sleep, (nap,))?; // collects the result of the first task
+    drop(latch);
+    assert_eq!(pool.apply(square, (3,))?, 9); // collects the result of the first task
     drop(held);
     woken.recv_timeout(TEST_TIMEOUT)?;
     Ok(())
