@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use multiproc::Error;
 
+use crate::protocol;
+
 /// The results of a chunk.
 pub(crate) struct Batch {
     pub(crate) chunk: u64,
@@ -20,6 +22,16 @@ pub(crate) enum Content {
     Results { bytes: Vec<u8>, host: Arc<str>, work: Duration },
     /// One error for all of them.
     Lost(Error),
+}
+
+impl Content {
+    /// The number of errors among the results.
+    pub(super) fn errors(&self) -> u64 {
+        match self {
+            Self::Results { bytes, .. } => protocol::count_errors(bytes),
+            Self::Lost(_) => 0,
+        }
+    }
 }
 
 #[derive(Default)]

@@ -30,7 +30,7 @@ use crate::build_id;
 use crate::connection::Connection;
 use crate::options::HostLoss;
 use crate::payload;
-use crate::protocol::{self, Build, CONSUMER, CallerAdvert, Session};
+use crate::protocol::{Build, CONSUMER, CallerAdvert, Session};
 use crate::stats::{HostStats, PoolStats};
 
 pub(crate) struct Caller {
@@ -337,12 +337,12 @@ impl State {
         self.stats.entry(host.to_owned()).or_insert_with(new)
     }
 
-    /// Notes what a host has handed in.
-    fn note_results(&mut self, content: &Content, count: u32) {
+    /// Notes what a host has handed in, with so many errors.
+    fn note_results(&mut self, content: &Content, errors: u64, count: u32) {
         let count = u64::from(count);
         match content {
-            Content::Results { bytes, host, work } => {
-                let failed = protocol::count_errors(bytes).min(count);
+            Content::Results { host, work, .. } => {
+                let failed = errors.min(count);
                 let stats = self.stats_of(host);
                 stats.tasks_done += count - failed;
                 stats.tasks_failed += failed;

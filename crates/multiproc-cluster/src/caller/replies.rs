@@ -110,13 +110,14 @@ fn check(caller: &Caller, chunk: u64, grant: u64) -> Reply {
 
 /// Delivers a chunk's results, unless they are those of an agent that was given up.
 fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Reply {
+    let errors = content.errors(); // reads all results, so it comes before the lock
     let mut state = caller.lock();
     if state.outstanding.get(&chunk).is_some_and(|outstanding| outstanding.check(grant) == Reply::Superseded)
     {
         return Reply::Superseded;
     }
     if let Some(mut outstanding) = state.outstanding.remove(&chunk) {
-        state.note_results(&content, outstanding.count);
+        state.note_results(&content, errors, outstanding.count);
         drop(state);
         if outstanding.has_object {
             let caller = Arc::clone(caller);
