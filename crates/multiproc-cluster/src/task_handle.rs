@@ -58,7 +58,8 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
         self.taken || self.inbox.has_some()
     }
 
-    /// Whether a host has begun the task and it has no result yet. Does not block.
+    /// Whether a host has begun the task and it has no result yet. False from the time on in which the host is
+    /// given up, until another one begins the task. Does not block.
     pub fn is_running(&self) -> bool {
         !self.is_ready() && self.caller.is_running(self.chunk)
     }

@@ -240,9 +240,11 @@ impl Caller {
         PoolStats { hosts: state.stats.values().cloned().collect(), pending }
     }
 
-    /// Whether a host has begun a chunk that has no results.
+    /// Whether a host has begun a chunk that has no results, and is not given up.
     pub(crate) fn is_running(&self, chunk: u64) -> bool {
-        self.lock().outstanding.get(&chunk).is_some_and(|outstanding| outstanding.host.is_some())
+        let state = self.lock();
+        let outstanding = state.outstanding.get(&chunk);
+        outstanding.is_some_and(|outstanding| outstanding.has_live_host(&state.hosts))
     }
 
     /// Whether the session is of no more use.

@@ -232,8 +232,9 @@ fn publish_lost_again(caller: &Arc<Caller>) {
     let patience = caller.settings.lease * 6 / 5;
     let state = caller.lock();
     let is_lost = |outstanding: &Outstanding| {
-        let has_host = outstanding.host.as_ref().is_some_and(|(agent, _)| state.hosts.contains_key(agent));
-        !has_host && !outstanding.is_arriving && outstanding.changed.elapsed() > patience
+        !outstanding.has_live_host(&state.hosts)
+            && !outstanding.is_arriving
+            && outstanding.changed.elapsed() > patience
     };
     for (&chunk, _) in state.outstanding.iter().filter(|(_, outstanding)| is_lost(outstanding)) {
         caller.runtime.spawn(publish::publish_again(Arc::clone(caller), chunk));

@@ -1,15 +1,16 @@
 //! A chunk that has no results yet: which host has it, and which have been given up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use multiproc::Error;
 use multiproc::pool::encoded;
 
-use super::NewChunk;
 use super::inbox::{Batch, Content, Inbox};
 use super::permits::Permit;
 use super::publish::Work;
+use super::{HostState, NewChunk};
 use crate::options::HostLoss;
 use crate::protocol::{Delivery, Reply};
 
@@ -126,6 +127,11 @@ impl Outstanding {
         self.changed = Instant::now();
         self.grant += 1;
         Ok(self.grant)
+    }
+
+    /// Whether an agent has begun it that is one of those.
+    pub(super) fn has_live_host(&self, hosts: &BTreeMap<String, HostState>) -> bool {
+        self.host.as_ref().is_some_and(|(agent, _)| hosts.contains_key(agent))
     }
 
     /// Takes the chunk from its agent; returns the host's name.

@@ -22,6 +22,7 @@ trials![
     tasks_that_may_begin_once_are_counted_as_lost_with_their_host,
     a_host_asks_before_it_begins_what_no_other_may_begin,
     a_killed_hosts_task_ends_with_it,
+    a_task_of_a_host_that_was_given_up_runs_nowhere,
     work_in_files_goes_on_after_a_restart_of_the_broker,
     results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart,
     work_in_memory_ends_in_an_error_after_a_restart_of_the_broker,
@@ -154,6 +155,25 @@ fn a_killed_hosts_task_ends_with_it() -> Outcome {
     agent.kill();
     wait_until("its worker ends", || !is_running(worker));
     assert!(task.get_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
+    Ok(())
+}
+
+/// Until another host begins it, which has no place for it here.
+fn a_task_of_a_host_that_was_given_up_runs_nowhere() -> Outcome {
+    let server = Server::start();
+    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let [full, lost] = [0, 1].map(|number| folders[number].path().to_owned());
+    let _full = server.agent("full");
+    let pool = server.pool("nowhere");
+    let _tasks = [(); 2].map(|()| pool.submit(hold, (full.clone(), Vec::new())));
+    wait_until("the host is full", || fs::read_dir(&full).unwrap().count() == 2);
+    let agent = server.agent("lost");
+    let task = pool.submit(begin_and_wait, (lost.clone(),))?;
+    assert_eq!(wait_for_begin(&lost, &[]), agent.pid());
+    wait_until("the caller knows", || task.is_running());
+    drop(agent);
+    wait_until("the task does not count as running", || !task.is_running());
+    assert!(!task.is_ready());
     Ok(())
 }
 
