@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::process::exit;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
             pool,
             connection,
             places: Arc::new(Semaphore::new(workers)),
-            refusing: AtomicUsize::new(0),
+            is_full: AtomicBool::new(false),
             pace: Mutex::default(),
             active: AtomicUsize::new(0),
             sessions: Mutex::default(),
@@ -186,8 +186,8 @@ pub(crate) struct Agent {
     connection: Connection,
     /// One for each chunk that may run: as many as workers, for the chunks of all sessions.
     places: Arc<Semaphore>,
-    /// The number of slots that have handed back a chunk for want of a place, and wait for one.
-    refusing: AtomicUsize,
+    /// A chunk went back for want of a place, and slots have waited long for one since.
+    is_full: AtomicBool,
     pace: Mutex<Pace>,
     /// The number of chunks that run.
     active: AtomicUsize,

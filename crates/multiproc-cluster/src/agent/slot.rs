@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::StreamExt;
@@ -32,7 +32,8 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>, kind: Kind) {
     let client = &agent.connection.client;
     let inbox = client.new_inbox();
     let Ok(messages) = client.subscribe(inbox.clone()).await else { return };
-    let mut slot = Slot { agent: &agent, served: &served, inbox, messages, pause: MIN_PAUSE };
+    let mut slot =
+        Slot { agent: &agent, served: &served, inbox, messages, pause: MIN_PAUSE, is_refused: false };
     let mut epoch = agent.connection.epoch.clone();
     loop {
         epoch.mark_unchanged();
@@ -41,32 +42,10 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>, kind: Kind) {
             _ = epoch.changed() => None, // the server has forgotten the request, or there is one to ask again
             () = served.is_over() => return,
         };
-        if let Some(message) = pulled {
-            take(&agent, &served, message).await;
+        if let Some(pulled) = pulled {
+            slot.take(pulled).await;
         }
     }
-}
-
-/// Runs a chunk as soon as the host has a place for it. If there is none for a while, others may have it.
-///
-/// The broker may give a chunk that goes back to another slot of this host, and to each in turn. So only the
-/// first one keeps it for a while.
-async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
-    let is_full = agent.refusing.load(Relaxed) > 0;
-    let time = if is_full { Duration::ZERO } else { pace::MAX_WAIT.min(served.lease / 4) };
-    if let Ok(Some(place)) = timeout(time, free_place(agent, served)).await {
-        return chunk::take(agent, served, message, place).await;
-    }
-    if chunk::follow_running(agent, served, &message).await {
-        return;
-    }
-    agent.refusing.fetch_add(1, Relaxed);
-    if let Some(acknowledge) = message.reply {
-        let _ = agent.connection.client.publish(acknowledge, "-NAK".into()).await;
-    }
-    // It would come again at once.
-    free_place(agent, served).await;
-    agent.refusing.fetch_sub(1, Relaxed);
 }
 
 /// Waits for a place, in the order of the questions. `None` at the session's end.
@@ -82,19 +61,91 @@ const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 struct Slot<'a> {
-    agent: &'a Agent,
-    served: &'a Served,
+    agent: &'a Arc<Agent>,
+    served: &'a Arc<Served>,
     inbox: String,
     messages: Subscriber,
     pause: Duration,
+    /// It has handed back a chunk for want of a place, and has had none since.
+    is_refused: bool,
 }
 
+/// A chunk, and the place to run it, if the slot had one before.
+type Pulled = (Message, Option<OwnedSemaphorePermit>);
+
+/// A request for a chunk that the broker has now.
+const NOW: &str = "{\"batch\":1,\"no_wait\":true}";
+
 impl Slot<'_> {
-    async fn pull(&mut self, kind: Kind) -> Option<Message> {
+    /// While the host is full, a chunk that is pulled would go back. So the slot waits for a place before it pulls.
+    async fn pull(&mut self, kind: Kind) -> Option<Pulled> {
         match kind {
-            Kind::Waiting => self.wait_for_chunk().await,
-            Kind::Ahead => self.pull_ahead().await,
+            Kind::Waiting => {
+                if (self.is_refused || self.agent.is_full.load(Relaxed))
+                    && let Some(pulled) = self.pull_for_place().await
+                {
+                    return Some(pulled);
+                }
+                Some((self.wait_for_chunk().await?, None))
+            }
+            Kind::Ahead => {
+                if self.is_refused {
+                    drop(self.wait_for_place().await?);
+                }
+                Some((self.pull_ahead().await?, None))
+            }
         }
+    }
+
+    /// Runs a chunk as soon as the host has a place for it. If there is none for a while, others may have it.
+    ///
+    /// The broker may give a chunk that goes back to another slot of this host, and to each in turn. So only the
+    /// first one keeps it for a while.
+    async fn take(&mut self, (message, place): Pulled) {
+        let (agent, served) = (self.agent, self.served);
+        let place = match place {
+            Some(place) => Some(place),
+            None => self.place_soon().await,
+        };
+        if let Some(place) = place {
+            return chunk::take(agent, served, message, place).await;
+        }
+        if chunk::follow_running(agent, served, &message).await {
+            return;
+        }
+        self.is_refused = true; // the chunk would come again at once
+        agent.is_full.store(true, Relaxed);
+        if let Some(acknowledge) = message.reply {
+            let _ = agent.connection.client.publish(acknowledge, "-NAK".into()).await;
+        }
+    }
+
+    /// A place for a chunk that is there, if one is free within the time that a chunk may wait.
+    async fn place_soon(&self) -> Option<OwnedSemaphorePermit> {
+        let is_full = self.agent.is_full.load(Relaxed);
+        let time = if is_full { Duration::ZERO } else { pace::MAX_WAIT.min(self.served.lease / 4) };
+        timeout(time, free_place(self.agent, self.served)).await.ok()?
+    }
+
+    /// Waits for a place in turn with the slots of all pools. A short wait says that the host is not full any more.
+    async fn wait_for_place(&mut self) -> Option<OwnedSemaphorePermit> {
+        let since = Instant::now();
+        let place = free_place(self.agent, self.served).await?;
+        self.is_refused = false;
+        if since.elapsed() < pace::MAX_WAIT / 2 {
+            self.agent.is_full.store(false, Relaxed);
+        }
+        Some(place)
+    }
+
+    /// Waits for a place, and asks for a chunk to run there. Keeps the place for as long as a request takes.
+    async fn pull_for_place(&mut self) -> Option<Pulled> {
+        let place = self.wait_for_place().await?;
+        if !self.agent.connection.is_connected() {
+            return None; // the place is for chunks that are here
+        }
+        let message = self.ask(NOW.to_owned(), REQUEST_TIMEOUT).await?;
+        message.status.is_none().then_some((message, Some(place)))
     }
 
     /// Asks for a chunk, and waits for as long as the server keeps the request.
@@ -117,7 +168,10 @@ impl Slot<'_> {
     async fn pull_ahead(&mut self) -> Option<Message> {
         let message = tokio::select! {
             () = self.served.ahead.notified() => {
-                self.ask("{\"batch\":1,\"no_wait\":true}".to_owned(), REQUEST_TIMEOUT).await?
+                if self.agent.is_full.load(Relaxed) {
+                    return None;
+                }
+                self.ask(NOW.to_owned(), REQUEST_TIMEOUT).await?
             }
             Some(late) = self.messages.next() => late, // the answer to an earlier request
         };

@@ -9,7 +9,7 @@ use multiproc_cluster::Pool;
 use tempfile::TempDir;
 
 use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{begin_and_sleep_if_some, begin_and_wait, hold, slow_square, square};
+use crate::work::{begin_and_sleep_if_some, begin_and_wait, hold, sleep, slow_square, square};
 
 trials![
     long_tasks_run_on_all_workers_of_all_hosts,
@@ -18,6 +18,7 @@ trials![
     a_host_that_is_busy_with_one_pool_leaves_the_tasks_of_another_to_others,
     a_full_host_keeps_a_chunk_of_another_pool_once,
     a_full_host_keeps_a_second_delivery_of_what_it_runs,
+    a_host_pulls_for_two_busy_pools_in_turn_and_hands_little_back,
     short_chunks_are_pulled_ahead,
 ];
 
@@ -146,6 +147,35 @@ fn a_full_host_keeps_a_second_delivery_of_what_it_runs() -> Outcome {
         tokio::time::timeout(TEST_TIMEOUT, second.next()).await.unwrap().unwrap()
     });
     assert_eq!(&answer.payload[..], b"+WPI");
+    Ok(())
+}
+
+/// Each task is longer than a chunk may wait for a place. Some go back before the host knows that it is full.
+fn a_host_pulls_for_two_busy_pools_in_turn_and_hands_little_back() -> Outcome {
+    const TASKS: usize = 12;
+    let server = Server::start();
+    let cluster = server.cluster().lease(LEASE * 10).connect()?;
+    let pools = [cluster.pool("one")?, cluster.pool("other")?];
+    let submit = |pool: &Pool| pool.submit(sleep, (Duration::from_millis(300),)).unwrap();
+    let tasks = pools.each_ref().map(|pool| [(); TASKS].map(|()| submit(pool)));
+    let done = |pool: usize| tasks[pool].iter().filter(|task| task.is_ready()).count();
+    let back = server.as_client(async |context| {
+        let answers = context.client().subscribe("$JS.ACK.>").await.unwrap();
+        context.client().flush().await.unwrap();
+        let _agent = server.agent("a");
+        let mut back = 0;
+        let mut ended = answers.filter(|answer| {
+            back += usize::from(&answer.payload[..] == b"-NAK");
+            std::future::ready(&answer.payload[..] == b"+ACK")
+        });
+        while done(0) < TASKS && done(1) < TASKS {
+            tokio::time::timeout(TEST_TIMEOUT, ended.next()).await.unwrap();
+        }
+        drop(ended);
+        back
+    });
+    assert!(done(0).min(done(1)) >= TASKS / 2, "{} and {}: one pool waits for the other", done(0), done(1));
+    assert!(back <= TASKS, "{back} chunks went back");
     Ok(())
 }
 
