@@ -1,12 +1,18 @@
 //! Payloads that are too large for a message, in the session's object store.
 
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::object_store::{Config, ObjectMetadata, ObjectStore};
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::object_store::{Config, ObjectInfo, ObjectOptions, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
 use data_encoding::BASE64URL;
 use multiproc::Result;
 use multiproc::pool::encoded;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::time::{sleep, timeout};
 
@@ -37,19 +43,60 @@ pub(crate) async fn make_store(
     made.map(drop).map_err(|error| failed(connection, "make a store for", "large payloads", &error))
 }
 
-/// Stores a payload.
-pub(crate) async fn put(
+/// Stores a payload. Of one that could not be stored nothing stays, if the broker answers.
+///
+/// It does what the client's `put` does. But that names the parts at random, and says the name only when all of them
+/// are stored.
+pub(crate) async fn put(connection: &Connection, session: &Session, name: &str, bytes: &[u8]) -> Result<()> {
+    static ATTEMPTS: AtomicU64 = AtomicU64::new(0);
+    let parts = format!("{name}.{}", ATTEMPTS.fetch_add(1, Relaxed));
+    let stored = try_put(connection, session, name, &parts, bytes).await;
+    if stored.is_err() {
+        remove(connection, session, name).await;
+    }
+    stored.map_err(|error| failed(connection, "store", name, &error))
+}
+
+/// Publishes the parts under a name of their own, and then the message that makes them an object.
+async fn try_put(
     connection: &Connection,
     session: &Session,
     name: &str,
-    mut bytes: &[u8],
-) -> Result<()> {
-    let store = find_store(connection, session, name).await?;
-    // A chunk of an object is a message.
-    let chunk_size = Some(DEFAULT_CHUNK_SIZE.min(connection.max_payload()));
-    let object = ObjectMetadata { name: name.to_owned(), chunk_size, ..ObjectMetadata::default() };
-    store.put(object, &mut bytes).await.map_err(|error| failed(connection, "store", name, &error))?;
+    parts: &str,
+    bytes: &[u8],
+) -> Result<(), PublishError> {
+    let (context, bucket) = (&connection.context, session.stream());
+    // A part of an object is a message.
+    let chunk_size = DEFAULT_CHUNK_SIZE.min(connection.max_payload());
+    let chunks = bytes.chunks(chunk_size);
+    let object = ObjectInfo {
+        name: name.to_owned(),
+        description: None,
+        metadata: HashMap::new(),
+        headers: None,
+        options: Some(ObjectOptions { link: None, max_chunk_size: Some(chunk_size) }),
+        bucket: bucket.clone(),
+        nuid: parts.to_owned(),
+        size: bytes.len(),
+        chunks: chunks.len(),
+        modified: None,
+        digest: Some(format!("SHA-256={}", BASE64URL.encode(&Sha256::digest(bytes)))),
+        deleted: false,
+    };
+    for chunk in chunks {
+        context.publish(format!("$O.{bucket}.C.{parts}"), chunk.to_vec().into()).await?.await?;
+    }
+    let object = serde_json::to_vec(&object)
+        .map_err(|error| PublishError::with_source(PublishErrorKind::Other, error))?;
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Rollup", "sub"); // in place of an earlier one of that name
+    context.publish_with_headers(about(&bucket, name), headers, object.into()).await?.await?;
     Ok(())
+}
+
+/// The subject of the message that makes an object.
+fn about(bucket: &str, name: &str) -> String {
+    format!("$O.{bucket}.M.{}", BASE64URL.encode(name.as_bytes()))
 }
 
 /// Reads a payload. Tries for a lease, after which the caller has given it up.
@@ -84,17 +131,15 @@ async fn try_get(connection: &Connection, session: &Session, name: &str, time: D
     }
 }
 
-/// Removes a payload. What cannot be removed now is removed with the session.
+/// Removes a payload, and the parts of one that was not stored to its end. What cannot be removed now is removed with
+/// the session.
 ///
 /// The client's `delete` leaves a message for each object, which says that it was deleted.
 pub(crate) async fn remove(connection: &Connection, session: &Session, name: &str) {
     let bucket = session.stream();
-    let Ok(store) = connection.context.get_object_store(&bucket).await else { return };
-    let Ok(object) = store.info(name).await else { return };
     let Ok(stream) = connection.context.get_stream_no_info(format!("OBJ_{bucket}")).await else { return };
-    let name = BASE64URL.encode(name.as_bytes());
     // In this order a reader finds no object that lacks parts.
-    for subject in [format!("$O.{bucket}.M.{name}"), format!("$O.{bucket}.C.{}", object.nuid)] {
+    for subject in [about(&bucket, name), format!("$O.{bucket}.C.{name}.*")] {
         let _ = stream.purge().filter(subject).await;
     }
 }

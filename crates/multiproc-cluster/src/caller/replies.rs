@@ -119,6 +119,9 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
     if let Some(mut outstanding) = state.outstanding.remove(&chunk) {
         state.note_results(&content, errors, outstanding.count);
         drop(state);
+        if matches!(content, Content::Lost(_)) {
+            outstanding.leave_host(); // it may have stored a part of the results
+        }
         if outstanding.has_object {
             let caller = Arc::clone(caller);
             caller.runtime.clone().spawn(async move {

@@ -20,6 +20,8 @@ trials![
     a_withdrawn_chunk_of_several_items_ends_at_once,
     a_store_that_is_made_while_the_pool_is_dropped_goes_with_it,
     the_results_that_a_lost_host_has_stored_are_removed,
+    the_parts_of_what_the_disk_does_not_take_are_removed,
+    the_parts_of_results_whose_host_dies_are_removed,
 ];
 
 /// Whenever the withdrawal comes: before the chunk is sent, while it travels, and when it has begun.
@@ -146,6 +148,40 @@ fn the_results_that_a_lost_host_has_stored_are_removed() -> Outcome {
     let _second = server.agent("second");
     link.mend();
     assert!(task.get_timeout(TEST_TIMEOUT)?.is_some_and(|bytes| bytes.len() == OBJECT_LEN));
+    wait_until("they are removed", || server.stored_bytes("OBJ_") == 0);
+    Ok(())
+}
+
+/// The first ones fit. Each payload has a server: Debian's counts the bytes that it has removed.
+fn the_parts_of_what_the_disk_does_not_take_are_removed() -> Outcome {
+    for (arguments, results) in [(vec![1; OBJECT_LEN], 1), (Vec::new(), OBJECT_LEN)] {
+        let limits = "max_file_store: 1000000".to_owned();
+        let server = Server::with(Settings { limits, ..Settings::default() });
+        let _agent = server.agent("a");
+        let pool = server.stored_pool("parts");
+        pool.wait_for_hosts(1, TEST_TIMEOUT)?;
+        let error = pool.apply(enlarge, (arguments, results)).unwrap_err();
+        assert!(error.to_string().contains("object store"), "{error}");
+        assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
+        wait_until("they are removed", || server.stored_bytes("OBJ_") == 0);
+    }
+    Ok(())
+}
+
+fn the_parts_of_results_whose_host_dies_are_removed() -> Outcome {
+    const LEN: usize = 16 * OBJECT_LEN;
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let first = server.agent("first");
+    let pool = server.pool("parts");
+    let mut task = pool.submit(wait_and_enlarge, (folder.path().to_owned(), LEN))?;
+    assert_eq!(wait_for_begin(folder.path(), &[]), first.pid());
+    wait_until("the caller knows", || task.is_running());
+    std::fs::write(folder.path().join("go"), "")?;
+    wait_until("some parts are stored", || server.stored_bytes("OBJ_") > 0);
+    drop(first);
+    let _second = server.agent("second");
+    assert!(task.get_timeout(TEST_TIMEOUT)?.is_some_and(|bytes| bytes.len() == LEN));
     wait_until("they are removed", || server.stored_bytes("OBJ_") == 0);
     Ok(())
 }
