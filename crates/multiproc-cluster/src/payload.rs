@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::object_store::{Config, ObjectInfo, ObjectOptions, ObjectStore};
-use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::object_store::{Config, ObjectInfo, ObjectOptions};
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, StorageType};
 use data_encoding::BASE64URL;
 use multiproc::Result;
 use multiproc::pool::encoded;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::connection::Connection;
 use crate::protocol::Session;
@@ -80,7 +79,7 @@ async fn try_put(
         size: bytes.len(),
         chunks: chunks.len(),
         modified: None,
-        digest: Some(format!("SHA-256={}", BASE64URL.encode(&Sha256::digest(bytes)))),
+        digest: Some(digest(bytes)),
         deleted: false,
     };
     for chunk in chunks {
@@ -108,27 +107,33 @@ pub(crate) async fn get(
 ) -> Result<Vec<u8>> {
     let deadline = Instant::now() + lease;
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match try_get(connection, session, name, left).await {
+        match try_get(connection, session, name).await {
             Err(_) if Instant::now() < deadline => sleep(lease / 20).await,
-            read => return read,
+            read => return read.map_err(|error| failed(connection, "read", name, &error)),
         }
     }
 }
 
-/// Fails if the broker sends nothing of it for `time`.
-async fn try_get(connection: &Connection, session: &Session, name: &str, time: Duration) -> Result<Vec<u8>> {
-    let store = find_store(connection, session, name).await?;
-    let mut object = store.get(name).await.map_err(|error| failed(connection, "find", name, &error))?;
-    let mut bytes = Vec::with_capacity(object.info().size);
-    loop {
-        match timeout(time, object.read_buf(&mut bytes)).await {
-            Ok(Ok(0)) => return Ok(bytes),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(failed(connection, "read", name, &error)),
-            Err(error) => return Err(failed(connection, "read", name, &error)),
-        }
+/// Asks for one part after the other. The client's `get` makes a consumer for each object, which stays for half a
+/// minute.
+async fn try_get(connection: &Connection, session: &Session, name: &str) -> Result<Vec<u8>, DirectGetError> {
+    let bucket = session.stream();
+    let unreadable = |error| DirectGetError::with_source(DirectGetErrorKind::Other, error);
+    let store = connection.context.get_stream_no_info(format!("OBJ_{bucket}")).await;
+    let store = store.map_err(|error| unreadable(error.to_string()))?;
+    let object = store.direct_get_last_for_subject(about(&bucket, name)).await?;
+    let object: ObjectInfo =
+        serde_json::from_slice(&object.payload).map_err(|error| unreadable(error.to_string()))?;
+    let (mut bytes, mut next) = (Vec::with_capacity(object.size), None);
+    for _ in 0..object.chunks {
+        let part = store.direct_get_next_for_subject(format!("$O.{bucket}.C.{}", object.nuid), next).await?;
+        bytes.extend_from_slice(&part.payload);
+        next = Some(part.sequence + 1);
     }
+    if object.digest != Some(digest(&bytes)) {
+        return Err(unreadable("parts of it are lost".to_owned()));
+    }
+    Ok(bytes)
 }
 
 /// Removes a payload, and the parts of one that was not stored to its end. What cannot be removed now is removed with
@@ -144,9 +149,9 @@ pub(crate) async fn remove(connection: &Connection, session: &Session, name: &st
     }
 }
 
-async fn find_store(connection: &Connection, session: &Session, name: &str) -> Result<ObjectStore> {
-    let found = connection.context.get_object_store(session.stream()).await;
-    found.map_err(|error| failed(connection, "find the place of", name, &error))
+/// As the client writes it.
+fn digest(bytes: &[u8]) -> String {
+    format!("SHA-256={}", BASE64URL.encode(&Sha256::digest(bytes)))
 }
 
 fn failed(

@@ -133,6 +133,11 @@ fn many_large_results_leave_nothing_while_the_pool_lives() -> Outcome {
     }
     assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
     wait_until("the objects are removed", || server.stored_bytes("OBJ_") == 0);
+    let store = server.streams().into_iter().find(|name| name.starts_with("OBJ_")).unwrap();
+    let consumers = server.as_client(async |context| {
+        context.get_stream(store).await.unwrap().cached_info().state.consumer_count
+    });
+    assert_eq!(consumers, 0);
     assert_eq!(pool.apply(square, (3,))?, 9);
     Ok(())
 }
