@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::object_store::{Config, ObjectInfo, ObjectOptions};
-use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, StorageType};
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, StorageType, Stream};
 use data_encoding::BASE64URL;
 use multiproc::Result;
 use multiproc::pool::encoded;
@@ -142,10 +142,26 @@ async fn try_get(connection: &Connection, session: &Session, name: &str) -> Resu
 /// The client's `delete` leaves a message for each object, which says that it was deleted.
 pub(crate) async fn remove(connection: &Connection, session: &Session, name: &str) {
     let bucket = session.stream();
-    let Ok(stream) = connection.context.get_stream_no_info(format!("OBJ_{bucket}")).await else { return };
+    let Ok(store) = connection.context.get_stream_no_info(format!("OBJ_{bucket}")).await else { return };
     // In this order a reader finds no object that lacks parts.
     for subject in [about(&bucket, name), format!("$O.{bucket}.C.{name}.*")] {
-        let _ = stream.purge().filter(subject).await;
+        if !connection.client.is_server_compatible(2, 9, 15) {
+            delete_each(&store, &subject).await;
+        }
+        let _ = store.purge().filter(subject).await;
+    }
+}
+
+/// Older servers count the bytes in files that a purge has removed as used until they are restarted, and those of
+/// messages that are deleted as free.
+async fn delete_each(store: &Stream<()>, subject: &str) {
+    let is_file = store.get_info().await.is_ok_and(|info| info.config.storage == StorageType::File);
+    let mut next = None;
+    while is_file && let Ok(message) = store.direct_get_next_for_subject(subject, next).await {
+        if store.delete_message(message.sequence).await.is_err() {
+            return;
+        }
+        next = Some(message.sequence + 1);
     }
 }
 

@@ -17,6 +17,7 @@ trials![
     large_payloads_arrive_and_leave_nothing,
     large_payloads_arrive_through_a_server_of_small_messages,
     many_large_results_leave_nothing_while_the_pool_lives,
+    large_payloads_that_are_removed_leave_room_on_the_disk,
     a_deleted_object_store_is_made_again,
     a_result_is_taken_once,
     what_a_lost_stream_leaves_unsent_is_an_error_of_the_call,
@@ -139,6 +140,20 @@ fn many_large_results_leave_nothing_while_the_pool_lives() -> Outcome {
     });
     assert_eq!(consumers, 0);
     assert_eq!(pool.apply(square, (3,))?, 9);
+    Ok(())
+}
+
+/// Debian's server counts what a purge removes as used.
+fn large_payloads_that_are_removed_leave_room_on_the_disk() -> Outcome {
+    let limits = "max_file_store: 12000000".to_owned();
+    let server = Server::with(Settings { limits, ..Settings::default() });
+    let _agent = server.agent("a");
+    let pool = server.stored_pool("room");
+    for _ in 0..8 {
+        assert_eq!(pool.apply(enlarge, (vec![1; OBJECT_LEN], OBJECT_LEN))?.1.len(), OBJECT_LEN);
+    }
+    drop(pool);
+    assert!(server.streams().is_empty());
     Ok(())
 }
 

@@ -152,14 +152,14 @@ fn the_results_that_a_lost_host_has_stored_are_removed() -> Outcome {
     Ok(())
 }
 
-/// The first ones fit. Each payload has a server: Debian's counts the bytes that it has removed.
+/// The first ones fit.
 fn the_parts_of_what_the_disk_does_not_take_are_removed() -> Outcome {
+    let limits = "max_file_store: 1000000".to_owned();
+    let server = Server::with(Settings { limits, ..Settings::default() });
+    let _agent = server.agent("a");
+    let pool = server.stored_pool("parts");
+    pool.wait_for_hosts(1, TEST_TIMEOUT)?;
     for (arguments, results) in [(vec![1; OBJECT_LEN], 1), (Vec::new(), OBJECT_LEN)] {
-        let limits = "max_file_store: 1000000".to_owned();
-        let server = Server::with(Settings { limits, ..Settings::default() });
-        let _agent = server.agent("a");
-        let pool = server.stored_pool("parts");
-        pool.wait_for_hosts(1, TEST_TIMEOUT)?;
         let error = pool.apply(enlarge, (arguments, results)).unwrap_err();
         assert!(error.to_string().contains("object store"), "{error}");
         assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
