@@ -190,11 +190,9 @@ fn check_hosts(caller: &Arc<Caller>) {
         }
         let is_unserved = state.without_hosts.is_some_and(|since| since.elapsed() > lease);
         for (&chunk, outstanding) in &state.outstanding {
-            let is_lost =
-                outstanding.host.as_ref().is_some_and(|(agent, _)| !state.hosts.contains_key(agent));
-            if is_lost && outstanding.on_host_loss == HostLoss::Fail {
-                let host = outstanding.host.as_ref().map(|(_, host)| host.clone());
-                failed.push((chunk, host.unwrap_or_default()));
+            let lost = outstanding.lost_host(&state.hosts, lease);
+            if let (Some(host), HostLoss::Fail) = (lost, outstanding.on_host_loss) {
+                failed.push((chunk, host.to_owned()));
             } else if is_unserved && outstanding.called.elapsed() > lease {
                 unserved.push(chunk);
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use multiproc::Error;
 use multiproc::pool::encoded;
@@ -134,6 +134,13 @@ impl Outstanding {
         self.host.as_ref().is_some_and(|(agent, _)| hosts.contains_key(agent))
     }
 
+    /// Its host, if that is given up: none of those, and silent for a lease since it has begun the chunk. What it
+    /// says at its return, that it is there and that it has begun a chunk, may come in any order.
+    pub(super) fn lost_host(&self, hosts: &BTreeMap<String, HostState>, lease: Duration) -> Option<&str> {
+        let (_, host) = self.host.as_ref()?;
+        (!self.has_live_host(hosts) && self.changed.elapsed() > lease).then_some(host)
+    }
+
     /// Takes the chunk from its agent; returns the host's name.
     pub(super) fn leave_host(&mut self) -> Option<String> {
         let (agent, host) = self.host.take()?;
@@ -246,6 +253,17 @@ mod tests {
         assert_eq!(begin(&mut chunk, (0, 9), "d", &["c", "d"]), Reply::Finished);
         assert_eq!(begin(&mut chunk, (1, 1), "d", &["c", "d"]), Reply::Granted(3));
         assert_eq!(chunk.lost, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_host_that_is_not_known_yet_is_not_lost() {
+        const LEASE: Duration = Duration::from_secs(3600);
+        let mut chunk = outstanding(HostLoss::Fail);
+        assert_eq!(chunk.lost_host(&BTreeMap::new(), Duration::ZERO), None);
+        assert_eq!(begin(&mut chunk, (0, 1), "a", &[]), Reply::Granted(1));
+        std::thread::sleep(Duration::from_millis(1));
+        assert_eq!(chunk.lost_host(&BTreeMap::new(), LEASE), None);
+        assert_eq!(chunk.lost_host(&BTreeMap::new(), Duration::ZERO), Some("a"));
     }
 
     #[test]
