@@ -13,6 +13,7 @@ use crate::work::{HOUR, begin_and_sleep_if_some, begin_and_wait, enlarge, sleep,
 
 trials![
     a_task_that_is_cancelled_at_once_does_not_run_on,
+    a_cancel_agrees_with_the_result_that_it_races_with,
     what_a_dead_broker_held_does_not_run_when_it_is_back,
     a_task_that_is_cancelled_while_the_broker_is_away_ends,
     the_arguments_of_a_cancelled_task_are_removed,
@@ -37,6 +38,31 @@ fn a_task_that_is_cancelled_at_once_does_not_run_on() -> Outcome {
     }
     let mut task = pool.submit(square, (4,))?;
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(16), "its workers are busy");
+    wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    Ok(())
+}
+
+/// The task has one end, and both hear of the same one.
+fn a_cancel_agrees_with_the_result_that_it_races_with() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("race")?;
+    for number in 0..150 {
+        let mut task = pool.submit(square, (number,))?;
+        let canceller = task.canceller();
+        let pause = Duration::from_micros(100) * u32::try_from(number % 50)?; // another moment each time
+        let cancel = std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            canceller.cancel()
+        });
+        let result = task.get_timeout(TEST_TIMEOUT);
+        let is_cancelled = cancel.join().unwrap();
+        match result {
+            Ok(result) => assert_eq!((result, is_cancelled), (Some(number * number), false)),
+            Err(error) => assert!(error.is_cancelled() && is_cancelled, "{error}"),
+        }
+    }
+    assert_eq!(pool.stats().pending, 0);
     wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
     Ok(())
 }
