@@ -69,16 +69,19 @@ async fn check_regularly(caller: Arc<Caller>) {
     let period = (lease / 4).min(Duration::from_secs(1));
     let mut contact = Instant::now();
     let mut server = server_id(&caller);
+    let mut may_have_strays = false;
     loop {
         tokio::time::sleep(period).await;
         match probe(&caller).await {
-            Probe::Here { has_undelivered } => {
+            Probe::Here { has_undelivered, delivered } => {
                 if contact.elapsed() > lease / 2 {
                     forgive(&caller, contact.elapsed()); // they could not be heard
                     advertise(&caller, false).await; // they may have been back before this process
                 }
                 contact = Instant::now();
+                may_have_strays |= server != server_id(&caller);
                 server = server_id(&caller);
+                may_have_strays = may_have_strays && !remove_strays(&caller, delivered).await;
                 check_hosts(&caller);
                 if !has_undelivered {
                     publish_lost_again(&caller);
@@ -113,6 +116,8 @@ enum Probe {
     /// With chunks that are not delivered yet, hosts are busy.
     Here {
         has_undelivered: bool,
+        /// The place in the stream of the last chunk that was delivered.
+        delivered: u64,
     },
     NoStream,
     NoConsumer,
@@ -131,7 +136,9 @@ async fn probe(caller: &Caller) -> Probe {
     // The client may take no question while its queue is full.
     let Ok(Some(answer)) = tokio::time::timeout(REQUEST_TIMEOUT, ask).await else { return Probe::NoAnswer };
     match answer.map_err(|error| error.kind()) {
-        Ok(info) => Probe::Here { has_undelivered: info.num_pending > 0 },
+        Ok(info) => {
+            Probe::Here { has_undelivered: info.num_pending > 0, delivered: info.delivered.stream_sequence }
+        }
         Err(ConsumerInfoErrorKind::StreamNotFound) => Probe::NoStream,
         Err(ConsumerInfoErrorKind::NotFound) => Probe::NoConsumer,
         Err(_) => Probe::NoAnswer,
@@ -222,6 +229,18 @@ fn no_host(caller: &Caller) -> Error {
         build_id::short(&own),
         caller.connection.last_error()
     ))
+}
+
+/// Removes what a killed server has kept of finished chunks: it does not deliver what it takes for acknowledged. Waits
+/// for a moment in which no chunk is out: then all that were delivered before are finished. True if it is done.
+async fn remove_strays(caller: &Caller, delivered: u64) -> bool {
+    if !caller.lock().outstanding.is_empty() {
+        return false;
+    }
+    let Ok(stream) = caller.connection.context.get_stream_no_info(caller.session.stream()).await else {
+        return false;
+    };
+    stream.purge().sequence(delivered + 1).await.is_ok()
 }
 
 /// Publishes chunks again that no live host has, and that the broker does not deliver: one that was killed or

@@ -24,6 +24,7 @@ trials![
     a_killed_hosts_task_ends_with_it,
     a_task_of_a_host_that_was_given_up_runs_nowhere,
     work_in_files_goes_on_after_a_restart_of_the_broker,
+    what_a_killed_broker_keeps_of_finished_tasks_is_removed,
     results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart,
     work_in_memory_ends_in_an_error_after_a_restart_of_the_broker,
     a_broker_that_is_gone_ends_calls_in_an_error,
@@ -193,6 +194,25 @@ fn work_in_files_goes_on_after_a_restart_of_the_broker() -> Outcome {
     assert_eq!(sum, (0..3000).map(square).sum::<u64>());
     drop(pool); // the killed server may have forgotten that a chunk was acknowledged
     assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+/// It has not written yet that they were acknowledged.
+fn what_a_killed_broker_keeps_of_finished_tasks_is_removed() -> Outcome {
+    let mut server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let pool = server.cluster().lease(LEASE * 5).storage(multiproc_cluster::Storage::File);
+    let pool = pool.connect()?.pool("kept")?;
+    for round in 0..6 {
+        let tasks: Vec<_> = (0..200).map(|number| pool.submit(square, (number,)).unwrap()).collect();
+        for (number, task) in (0..).zip(tasks) {
+            if number == 30 * round {
+                server.restart();
+            }
+            assert_eq!(task.get()?, number * number);
+        }
+    }
+    wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
     Ok(())
 }
 
