@@ -4,17 +4,18 @@ use std::fs::{File, read_link};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use crate::sys::entry;
+use crate::sys::process_local::ProcessLocal;
 
 /// A number that differs between builds: the linker's, or else a hash of the whole executable.
 pub(super) fn identity() -> u64 {
-    static IDENTITY: OnceLock<u64> = OnceLock::new();
-    *IDENTITY.get_or_init(|| {
-        let hash = if entry::has_build_id() { None } else { hash_of_executable() };
-        hash.unwrap_or_else(entry::build)
-    })
+    static IDENTITY: ProcessLocal<u64> = ProcessLocal::new(|inherited| match inherited {
+        Some(known) => *known,
+        None if entry::has_build_id() => entry::build(),
+        None => hash_of_executable().unwrap_or_else(entry::build),
+    });
+    *IDENTITY.get()
 }
 
 /// The executable's path.

@@ -14,6 +14,7 @@ use std::{env, fs};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges::is_secure;
 use crate::sys::process::own_pid;
+use crate::sys::process_local::ProcessLocal;
 
 pub(crate) use self::file::{Arguments, Runner, TaskRecord};
 
@@ -80,9 +81,11 @@ impl Recorder {
 
     /// That of the environment's directory, if it names one.
     pub(crate) fn from_environment() -> Result<Option<Arc<Self>>> {
-        static RECORDER: OnceLock<Result<Option<Arc<Recorder>>>> = OnceLock::new();
-        let make = || wanted_directory().map(|path| Self::new(&path, MAX_FILES, MAX_BYTES)).transpose();
-        RECORDER.get_or_init(make).clone()
+        // A forked copy of the process has a lock of its own, and may record as many tasks again.
+        static RECORDER: ProcessLocal<Result<Option<Arc<Recorder>>>> = ProcessLocal::new(|_| {
+            wanted_directory().map(|path| Recorder::new(&path, MAX_FILES, MAX_BYTES)).transpose()
+        });
+        RECORDER.get().clone()
     }
 
     /// Whether to record a task that has failed with this error. Counts it if so.
