@@ -2,6 +2,7 @@
 //! take nothing away from it, and they can use the library as any process. None waits for a lock that a thread of the
 //! original held at the fork.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -31,6 +32,7 @@ trials![
     a_copy_that_waits_for_any_result_is_told_that_it_is_one,
     a_copy_that_joins_an_inline_process_is_told_that_it_is_one,
     a_copy_calls_back,
+    a_copy_made_at_the_first_use_uses_it_too,
 ];
 
 /// Runs this in a forked copy of the process; returns whether it returns true.
@@ -40,6 +42,8 @@ fn in_fork(act: impl FnOnce() -> bool) -> bool {
     // order, and those whose owner, this library, must do so: that is what is tested.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
+            // SAFETY: takes a number. A copy that hangs is killed, so that the test fails.
+            unsafe { libc::alarm(u32::try_from(TEST_TIMEOUT.as_secs()).unwrap_or(u32::MAX)) };
             let good = act();
             // SAFETY: ends the process at once.
             unsafe { libc::_exit(i32::from(!good)) }
@@ -296,4 +300,17 @@ fn a_copy_calls_back() -> Outcome {
         assert!(called_back()?);
         Ok(())
     })
+}
+
+/// What a process caches is found out in another thread at the fork. Each time in a program of its own, where
+/// nothing is cached yet.
+fn a_copy_made_at_the_first_use_uses_it_too() -> Outcome {
+    for delay in (0..400).step_by(8) {
+        for part in ["queue", "thread", "process"] {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_first_use"));
+            let status = program.args([part, &delay.to_string()]).status()?;
+            assert!(status.success(), "{part} after {delay} µs: {status}");
+        }
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use crate::replay;
 use crate::spawn::bootstrap::{self, MAGIC, ProcessIdentity};
 use crate::spawn::child_main::run_child;
 use crate::spawn::{fork_server, run_task};
+use crate::sys::entry;
 use crate::sys::signals::ignore_sigpipe;
 use crate::sys::start_socket::take_bootstrap_socket;
 use crate::trace;
@@ -100,6 +101,7 @@ fn init_process(prepare: fn()) {
         run_child(PacketSocket::from_socket(socket), owner);
     }
     bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
+    entry::build(); // found now: a copy that is forked while another thread looks would wait for that thread
     record::wanted_directory(); // a relative path is one of here, wherever the program goes
     trace::start_from_environment();
     replay::replay_if_wanted();

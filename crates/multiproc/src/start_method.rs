@@ -1,11 +1,11 @@
 //! The start methods: fork server, and executing the program.
 
 use std::ffi::OsStr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::{Error, Result};
 use crate::sys::privileges::is_secure;
+use crate::sys::process_local::ProcessLocal;
 
 /// How a child process is started, chosen for a [process](crate::ProcessBuilder::start_method), for a
 /// [pool](crate::pool::PoolBuilder::start_method), or for a program: in its code by [`set_start_method`], or
@@ -98,10 +98,13 @@ impl StartMethod {
     }
 
     fn from_environment() -> Result<Self> {
-        static METHOD: OnceLock<Result<StartMethod>> = OnceLock::new();
         // Whoever executes a program with more privileges than their own chooses nothing there.
-        let wish = || std::env::var_os("MULTIPROC_START_METHOD").filter(|_| !is_secure());
-        METHOD.get_or_init(|| Self::parse(wish().as_deref())).clone()
+        fn read() -> Result<StartMethod> {
+            StartMethod::parse(std::env::var_os("MULTIPROC_START_METHOD").filter(|_| !is_secure()).as_deref())
+        }
+        static METHOD: ProcessLocal<Result<StartMethod>> =
+            ProcessLocal::new(|inherited| inherited.map_or_else(read, Clone::clone));
+        METHOD.get().clone()
     }
 
     fn parse(text: Option<&OsStr>) -> Result<Self> {

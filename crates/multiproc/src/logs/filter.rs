@@ -1,11 +1,11 @@
 //! Which records a child sends: those that the first process's logger wants, as far as that can be told.
 
 use std::env::var;
-use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Metadata};
 
 use crate::impl_serde::impl_serde;
+use crate::sys::process_local::ProcessLocal;
 
 /// `log::max_level()` of the first process; and the directives of `RUST_LOG`, if its logger goes by them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +22,14 @@ type Directive = (String, u8);
 impl Filter {
     /// The filter of this process. `None` if nothing is wanted.
     pub(super) fn of_this_process() -> Option<Self> {
-        static FROM_ENVIRONMENT: OnceLock<Vec<Directive>> = OnceLock::new();
+        static FROM_ENVIRONMENT: ProcessLocal<Vec<Directive>> = ProcessLocal::new(|inherited| {
+            inherited.map_or_else(|| parse(&var("RUST_LOG").unwrap_or_default()), Clone::clone)
+        });
         let max = log::max_level();
         if max == LevelFilter::Off {
             return None;
         }
-        let found = FROM_ENVIRONMENT.get_or_init(|| parse(&var("RUST_LOG").unwrap_or_default()));
+        let found = FROM_ENVIRONMENT.get();
         let is_enabled = |target: &str, level: Level| {
             log::logger().enabled(&Metadata::builder().target(target).level(level).build())
         };

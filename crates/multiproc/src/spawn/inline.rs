@@ -21,14 +21,17 @@ use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::inline_exit_warning::with_exit_warning;
 use crate::sys::poll::Deadline;
 use crate::sys::privileges::is_secure;
+use crate::sys::process_local::ProcessLocal;
 use crate::task::{RemoteFn, RunOnce};
 
 /// Whether the environment asks for inline mode.
 pub(super) fn is_wanted() -> Result<bool> {
-    static IS_WANTED: OnceLock<Result<bool>> = OnceLock::new();
-    // Whoever executes a privileged program must not switch its isolation off.
-    let wish = || var_os("MULTIPROC_INLINE").filter(|_| !is_secure());
-    IS_WANTED.get_or_init(|| parse(wish().as_deref())).clone()
+    static IS_WANTED: ProcessLocal<Result<bool>> = ProcessLocal::new(|inherited| {
+        // Whoever executes a privileged program must not switch its isolation off.
+        let wish = || var_os("MULTIPROC_INLINE").filter(|_| !is_secure());
+        inherited.map_or_else(|| parse(wish().as_deref()), Clone::clone)
+    });
+    IS_WANTED.get().clone()
 }
 
 fn parse(text: Option<&OsStr>) -> Result<bool> {

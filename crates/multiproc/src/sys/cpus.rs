@@ -1,21 +1,36 @@
 //! How many CPUs this process may use, and adaptive spinning: whether to spin before sleeping.
 
 use std::hint;
-use std::sync::LazyLock;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Cached: the standard library reads several files for it, which takes as long as a fork.
-static CPUS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+/// Cached: the standard library reads several files for it, which takes as long as a fork. 0 before the first
+/// use. No lock guards it: a copy that is forked meanwhile would wait for a thread that it lacks.
+static CPUS: AtomicUsize = AtomicUsize::new(0);
 
+#[inline]
 pub(crate) fn cpus() -> usize {
-    *CPUS
+    match CPUS.load(Relaxed) {
+        0 => count_cpus(),
+        known => known,
+    }
+}
+
+#[cold]
+fn count_cpus() -> usize {
+    let count = thread::available_parallelism().map_or(1, usize::from);
+    match CPUS.compare_exchange(0, count, Relaxed, Relaxed) {
+        Ok(_) => count,
+        Err(of_another_thread) => of_another_thread,
+    }
 }
 
 /// Whether other threads run while this one spins. On one CPU, spinning only delays them.
 #[inline]
 pub(crate) fn is_smp() -> bool {
-    *CPUS > 1
+    cpus() > 1
 }
 
 /// Whether to spin before sleeping, after `failed_spins` in a row: the first few times, then one time in 32

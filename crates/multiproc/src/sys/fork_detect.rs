@@ -2,7 +2,8 @@
 
 use std::num::NonZeroUsize;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::atomic::AtomicPtr;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -14,20 +15,21 @@ use super::process::own_pid;
 pub(crate) struct OriginalProcess {
     /// It differs from the numbers of all processes that this one is a copy of. Without a page, it is the pid.
     number: u32,
-    /// Where the number is as long as this process runs.
+    /// Holds the number as long as this process runs, and not in a copy; or it is [`NO_PAGE`].
     word: &'static AtomicU32,
 }
 
-/// Where the kernel refuses the page, this stays 0.
+/// The word where the kernel refuses a page.
 static NO_PAGE: AtomicU32 = AtomicU32::new(0);
 
 impl OriginalProcess {
     /// This process.
     #[inline]
     pub(crate) fn current() -> Self {
-        match PAGE.get_or_init(WipedPage::map) {
-            Some(page) => Self { number: page.number(), word: page.word() },
-            None => Self { number: own_pid(), word: &NO_PAGE },
+        let word = word();
+        match word.load(Relaxed) {
+            0 => Self { number: next_number(word), word },
+            number => Self { number, word },
         }
     }
 
@@ -43,55 +45,62 @@ impl OriginalProcess {
     }
 }
 
-static PAGE: OnceLock<Option<WipedPage>> = OnceLock::new();
+/// The number of this process, which no call has asked for before.
+#[cold]
+fn next_number(word: &'static AtomicU32) -> u32 {
+    // It grows only in a copy of a copy, so it never overflows.
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    if ptr::eq(word, &raw const NO_PAGE) {
+        return own_pid();
+    }
+    let next = LAST.fetch_add(1, Relaxed).wrapping_add(1);
+    match word.compare_exchange(0, next, Relaxed, Relaxed) {
+        Ok(_) => next,
+        Err(of_another_thread) => of_another_thread,
+    }
+}
 
-/// A page that holds a number, and is zeroed in a copy.
-struct WipedPage(NonNull<AtomicU32>);
+/// The word that is zeroed in a copy. Null before the first use. No lock guards it: a copy would wait for a thread
+/// that it lacks.
+static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
+#[inline]
+fn word() -> &'static AtomicU32 {
+    // SAFETY: null, or from `find_word`.
+    unsafe { WORD.load(Acquire).as_ref() }.unwrap_or_else(find_word)
+}
+
+#[cold]
+fn find_word() -> &'static AtomicU32 {
+    let mapped = map_page();
+    let found = mapped.map_or((&raw const NO_PAGE).cast_mut(), NonNull::as_ptr);
+    match WORD.compare_exchange(ptr::null_mut(), found, AcqRel, Acquire) {
+        // SAFETY: a static, or a page that is aligned and zeroed by the kernel, and stays mapped from now on.
+        Ok(_) => unsafe { &*found },
+        Err(of_another_thread) => {
+            if let Some(page) = mapped {
+                // SAFETY: the page is ours, and no other thread has seen it.
+                let _ = unsafe { munmap(page.cast(), SIZE.get()) };
+            }
+            // SAFETY: as above.
+            unsafe { &*of_another_thread }
+        }
+    }
+}
 
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-// SAFETY: the page belongs to no thread, and is only reached through an atomic.
-unsafe impl Send for WipedPage {}
-// SAFETY: as for Send.
-unsafe impl Sync for WipedPage {}
-
-impl WipedPage {
-    fn map() -> Option<Self> {
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
-        let page = unsafe { mmap_anonymous(None, SIZE, protection, MapFlags::MAP_PRIVATE) }.ok()?;
-        // SAFETY: the page is ours, and the advice changes only what forked copies see.
-        if unsafe { madvise(page, SIZE.get(), MmapAdvise::MADV_WIPEONFORK) }.is_err() {
-            // SAFETY: the page is ours, and nothing refers to it.
-            let _ = unsafe { munmap(page, SIZE.get()) };
-            return None;
-        }
-        Some(Self(page.cast()))
+fn map_page() -> Option<NonNull<AtomicU32>> {
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
+    let page = unsafe { mmap_anonymous(None, SIZE, protection, MapFlags::MAP_PRIVATE) }.ok()?;
+    // SAFETY: the page is ours, and the advice changes only what forked copies see.
+    if unsafe { madvise(page, SIZE.get(), MmapAdvise::MADV_WIPEONFORK) }.is_err() {
+        // SAFETY: the page is ours, and nothing refers to it.
+        let _ = unsafe { munmap(page, SIZE.get()) };
+        return None;
     }
-
-    /// The number of this process: the next one if no call has asked for it.
-    fn number(&self) -> u32 {
-        match self.word().load(Relaxed) {
-            0 => self.next_number(),
-            known => known,
-        }
-    }
-
-    #[cold]
-    fn next_number(&self) -> u32 {
-        // It grows only in a copy of a copy, so it never overflows.
-        static LAST: AtomicU32 = AtomicU32::new(0);
-        let next = LAST.fetch_add(1, Relaxed).wrapping_add(1);
-        match self.word().compare_exchange(0, next, Relaxed, Relaxed) {
-            Ok(_) => next,
-            Err(of_another_thread) => of_another_thread,
-        }
-    }
-
-    fn word(&self) -> &'static AtomicU32 {
-        // SAFETY: mapped, aligned to a page and zeroed by the kernel, and never unmapped.
-        unsafe { self.0.as_ref() }
-    }
+    Some(page.cast())
 }
 
 #[cfg(test)]
