@@ -1,5 +1,6 @@
 //! **Task handles**: results as they arrive, callbacks, and what a handle tells.
 
+use std::panic::panic_any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -118,10 +119,20 @@ fn as_completed_ends_with_its_pool() -> Outcome {
     Ok(())
 }
 
+/// The payload of a panic that panics once more when it is dropped.
+struct BadPayload;
+
+impl Drop for BadPayload {
+    fn drop(&mut self) {
+        panic!("a payload that panics, on purpose");
+    }
+}
+
 fn callbacks_run_once_each_and_may_panic() -> Outcome {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
     let pool = Pool::new(2)?;
     pool.submit(square, (3,))?.on_done(|_| panic!("a callback that panics, on purpose"))?;
+    pool.submit(square, (3,))?.on_done(|_| panic_any(BadPayload))?;
     let (sender, squares) = mpsc::channel();
     for number in 0..50 {
         let sender = sender.clone();

@@ -1,13 +1,13 @@
 //! Threads that call foreign code, one call after the other: the wakers of futures, and callbacks. They do
 //! nothing else, so the code may do anything: block, panic, use a pool whose worker is about to die.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread;
 
 use crate::error::{Error, Result};
+use crate::ipc::panic::ignore_panic;
 use crate::sys::process_local::ProcessLocal;
 use crate::sys::signals::with_signals_blocked;
 
@@ -53,7 +53,7 @@ impl<C: Send + 'static> CallbackThread<C> {
         let call = self.call;
         let call_all = move || {
             for callback in callbacks {
-                let _ = catch_unwind(AssertUnwindSafe(|| call(callback))); // the panic hook has told of it
+                ignore_panic(|| call(callback));
             }
         };
         with_signals_blocked(|| thread::Builder::new().name(self.name.to_owned()).spawn(call_all))

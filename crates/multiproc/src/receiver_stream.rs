@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +11,7 @@ use futures_core::Stream;
 use serde_core::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::ipc::panic::ignore_panic;
 use crate::queue::Receiver;
 use crate::sys::eventfd;
 use crate::sys::private_mutex::PrivateMutex;
@@ -162,7 +162,7 @@ impl Watcher {
         state.error = error;
         let waker = state.waker.take();
         drop(state);
-        let _ = catch_unwind(AssertUnwindSafe(|| waker.map(Waker::wake))); // a panic is the executor's own
+        ignore_panic(|| waker.into_iter().for_each(Waker::wake)); // a panic is the executor's own
     }
 }
 

@@ -28,6 +28,13 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     })
 }
 
+/// Calls `f`, whose panic is only told by the panic hook.
+pub(crate) fn ignore_panic(f: impl FnOnce()) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(f)) {
+        std::mem::forget(payload); // dropping a user's payload may panic once more
+    }
+}
+
 /// As [`wire::decode`], but a user's `Deserialize` that panics is an error of this value alone.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
