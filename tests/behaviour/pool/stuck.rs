@@ -1,5 +1,6 @@
 //! Workers that are stuck, and callers that are not where one expects them: nothing waits that need not.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ trials![
     a_task_that_was_done_unseen_is_cancelled_and_the_next_one_runs,
     what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens,
     a_replacement_that_comes_up_too_late_breaks_no_pool,
+    a_pool_seldom_wakes_up_while_a_long_task_runs_after_quick_ones,
     an_item_that_the_kernel_does_not_take_is_an_error_once,
     a_closed_pool_ends_though_a_worker_is_stopped_that_has_nothing_to_do,
 ];
@@ -191,6 +193,30 @@ fn a_replacement_that_comes_up_too_late_breaks_no_pool() -> Outcome {
 fn slowly(number: u64) -> u64 {
     thread::sleep(Duration::from_millis(10));
     number
+}
+
+/// How often the pool's thread has gone to sleep.
+fn sleeps_of_pool_thread() -> u64 {
+    let number = |status: &str| -> u64 {
+        let mut lines = status.lines().filter_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        lines.next().unwrap().trim().parse().unwrap()
+    };
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let statuses = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
+    statuses.filter(|status| status.starts_with("Name:\tmp-pool\n")).map(|status| number(&status)).sum()
+}
+
+fn a_pool_seldom_wakes_up_while_a_long_task_runs_after_quick_ones() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        pool.map(square, 0..100_000)?;
+        let long = pool.submit(thread::sleep, (Duration::from_millis(700),))?;
+        let before = sleeps_of_pool_thread();
+        thread::sleep(Duration::from_millis(600));
+        let sleeps = sleeps_of_pool_thread() - before;
+        assert!(sleeps < 60, "it slept {sleeps} times");
+        long.get()
+    })
 }
 
 /// A socket whose buffer is as small as can be takes no packet of this size.

@@ -41,6 +41,8 @@ pub(crate) struct Scheduler {
     /// When items unclaimed by a worker, or results that it has not made visible, are overdue. In nanoseconds
     /// of the coarse clock, which each poll reads anyway.
     stall_check_at: Option<u64>,
+    /// The time from one such check to the next, in nanoseconds.
+    stall_wait: u64,
     /// The time of the last poll, in nanoseconds.
     polled_at: u64,
     /// The time of the last check of what the workers have written.
@@ -117,6 +119,9 @@ const REDISPATCH_AFTER: Duration = Duration::from_millis(2);
 /// How long items may stay unclaimed with a worker that shows no result, and how long results may stay
 /// invisible, in nanoseconds. Normally both take a few microseconds.
 const STALL_LIMIT: u64 = 5_000_000;
+/// The longest time between two checks for invisible results, if all items were begun: checks that find nothing,
+/// while a long item runs, become rarer.
+const LONGEST_STALL_WAIT: u64 = 50_000_000;
 
 /// For threads that call the pool:
 impl Scheduler {
@@ -129,6 +134,7 @@ impl Scheduler {
             policy,
             redispatch_at: None,
             stall_check_at: None,
+            stall_wait: STALL_LIMIT,
             polled_at: 0,
             checked_at: 0,
             measured_at: 0,
@@ -156,7 +162,7 @@ impl Scheduler {
         self.backlog.extend(chunks, now);
         self.dispatch();
         self.sleep.wake_requested |= self.policy.idle_timeout.is_some() && self.needs_worker();
-        if self.stall_check_at.is_none() && self.may_be_stuck() {
+        if self.stall_check_at.is_none_or(|time| time > now + STALL_LIMIT) && self.may_be_stuck() {
             self.stall_check_at = Some(now + STALL_LIMIT);
         }
         Ok(())
@@ -280,15 +286,24 @@ impl Scheduler {
             self.redispatch_at = Some(Instant::now() + REDISPATCH_AFTER);
         }
         self.steal_work();
-        let is_stuck = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
-        self.stall_check_at = match self.stall_check_at.filter(|_| is_stuck && !is_stall_check) {
-            None if is_stuck => Some(now + STALL_LIMIT),
-            stall_check_at => stall_check_at,
-        };
+        self.plan_stall_check(now, is_stall_check, polled.progressed);
         self.shut_down_idle();
         polled.progressed |= std::mem::take(&mut self.progressed);
         polled.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
         polled
+    }
+
+    /// Sets when to take unclaimed items and invisible results, if there may be any.
+    fn plan_stall_check(&mut self, now: u64, was_check: bool, progressed: bool) {
+        let may_be_stuck = self.may_be_stuck();
+        let is_needed = may_be_stuck || self.workers.iter().any(WorkerHandle::may_have_unflushed);
+        if may_be_stuck || progressed {
+            self.stall_wait = STALL_LIMIT;
+        } else if was_check {
+            self.stall_wait = (2 * self.stall_wait).min(LONGEST_STALL_WAIT);
+        }
+        let planned = self.stall_check_at.filter(|_| !was_check).unwrap_or(u64::MAX);
+        self.stall_check_at = is_needed.then(|| planned.min(now + self.stall_wait));
     }
 
     /// Whether a poll and the pool's thread have nothing to do: no item waits or runs, and all is open.
