@@ -43,7 +43,7 @@ use crate::sys::failpoint::{self, Failpoint};
 /// | "closure may outlive the current function … use the `move` keyword"; with `move`: "must be a `fn` item, or a closure that captures nothing" (`cargo build` says so, `cargo check` does not) | pass what the closure captures as arguments |
 /// | "implementation of `Deserialize` is not general enough" | own the data: `String` for `&str`, `Vec<T>` for `&[T]` |
 /// | "`Serialize` is not satisfied" | derive `Serialize` and `Deserialize` for the argument's type |
-/// | "cannot run in another process" | likewise for the result's type, with [`TaskError`](crate::TaskError) for errors; at most eight arguments, else a struct |
+/// | "cannot run in another process" | likewise for the result's type, with [`TaskError`](crate::TaskError) for errors; at most eight arguments, else a struct; a closure that never returns, as one that ends in `exit(0)`, needs a type: `\|\| -> () { … }` |
 ///
 /// # What a closure may capture
 ///
