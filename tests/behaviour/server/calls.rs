@@ -7,7 +7,8 @@ use multiproc::{Error, Process, Result, Server, SharedSlice, pipe};
 use nix::errno::Errno;
 
 use super::{Counter, block};
-use crate::support::{BadValue, METHODS, Outcome, TEST_TIMEOUT, trials};
+use crate::pool::stuck::in_fork;
+use crate::support::{BadValue, METHODS, Outcome, TEST_TIMEOUT, alone, trials};
 
 trials![
     methods_change_a_state_that_stays_in_its_process,
@@ -18,6 +19,7 @@ trials![
     handles_can_be_waited_for_in_any_order,
     a_handle_is_ready_when_its_result_is_there,
     a_result_is_given_once,
+    a_copy_that_asks_for_a_result_takes_nothing_away,
     arguments_and_results_may_be_handles,
     values_of_any_size_come_and_go,
     values_that_do_not_travel_are_errors_of_their_call,
@@ -158,6 +160,22 @@ fn a_handle_is_ready_when_its_result_is_there() -> Outcome {
     assert!(blocked.is_ready());
     blocked.get()?;
     Ok(())
+}
+
+fn a_copy_that_asks_for_a_result_takes_nothing_away() -> Outcome {
+    alone(|| {
+        let server = Server::spawn(Counter::new, (0,))?;
+        let mut call = server.submit(Counter::add, (3,))?;
+        assert!(in_fork(|| {
+            let begun = Instant::now();
+            while !call.is_ready() && begun.elapsed() < TEST_TIMEOUT {
+                thread::yield_now();
+            }
+            call.get_timeout(TEST_TIMEOUT).is_err_and(|error| error.to_string().contains("forked copy"))
+        }));
+        assert_eq!(call.get_timeout(TEST_TIMEOUT)?, Some(3));
+        Ok(())
+    })
 }
 
 fn a_result_is_given_once() -> Outcome {
