@@ -37,7 +37,7 @@ trials![
 
 /// Runs this in a forked copy of the process; returns whether it returns true.
 #[allow(unsafe_code)]
-fn in_fork(act: impl FnOnce() -> bool) -> bool {
+pub(crate) fn in_fork(act: impl FnOnce() -> bool) -> bool {
     // SAFETY: what the copy does takes no lock of the original but the allocator's, which the C library keeps in
     // order, and those whose owner, this library, must do so: that is what is tested.
     match unsafe { fork() }.unwrap() {

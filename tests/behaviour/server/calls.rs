@@ -7,7 +7,7 @@ use multiproc::{Error, Process, Result, Server, SharedSlice, pipe};
 use nix::errno::Errno;
 
 use super::{Counter, block};
-use crate::pool::stuck::in_fork;
+use crate::forked_copies::in_fork;
 use crate::support::{BadValue, METHODS, Outcome, TEST_TIMEOUT, alone, trials};
 
 trials![

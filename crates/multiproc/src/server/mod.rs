@@ -404,9 +404,8 @@ impl<S> Server<S> {
             .monitor
             .as_ref()
             .ok_or_else(|| Error::invalid("only the process that has spawned a server can kill it"))?;
-        let child = monitor.child();
-        child.check_not_forked()?;
-        child.kill();
+        self.connection.check_not_forked()?;
+        monitor.child().kill();
         Ok(())
     }
 }

@@ -138,8 +138,8 @@ impl Shared {
 
     /// Removes entries of dead processes. Only the first waiter checks the holders; the other waiters check
     /// the first waiter. So each holder is checked by one thread. A thread that has waited for long `checks_all`:
-    /// the first waiter may be stopped.
-    fn remove_dead(
+    /// the first waiter may be stopped. Where a holder is dead, all waiters are checked.
+    pub(super) fn remove_dead(
         &self,
         own: Option<Entry>,
         checks_all: bool,
@@ -160,7 +160,7 @@ impl Shared {
                 return Ok(());
             }
         }
-        let mut last = None;
+        let (mut last, mut is_any) = (None, false);
         for entry in self.entries().filter(|entry| !entry.waits()) {
             let ended = match last {
                 Some((holder, ended)) if holder == entry.holder => ended,
@@ -168,6 +168,13 @@ impl Shared {
             };
             last = Some((entry.holder, ended));
             if ended && !self.remove(&entry, deadline, on_death)? {
+                return Ok(());
+            }
+            is_any |= ended;
+        }
+        // What was killed with it and waits would be granted permits, and be noticed, one after the other.
+        for waiter in self.waiters().iter().filter(|waiter| is_any && self.has_ended(waiter)) {
+            if !self.remove(waiter, deadline, on_death)? {
                 return Ok(());
             }
         }

@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::deliveries::{Deliveries, Next};
+use super::permits::GRANTED;
 use super::*;
 use crate::error::Result;
 use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
@@ -105,6 +106,21 @@ fn a_timed_wait_ends_though_the_lock_is_held() {
     });
     assert_eq!(condvar.shared.used_count(), 0);
     condvar.notify_one();
+}
+
+/// Where a living thread waits before it.
+#[test]
+fn a_dead_waiter_is_removed_with_a_dead_holder() {
+    let semaphore = Semaphore::new(1).unwrap();
+    let shared = &semaphore.shared;
+    let (living, dead) = (ThreadId::current(), std::thread::spawn(ThreadId::current).join().unwrap());
+    let guard = shared.lock_slots(Deadline::now()).unwrap();
+    for (holder, kind) in [(dead, 1 | GRANTED), (living, 1), (dead, 1), (living, 1)] {
+        shared.insert(holder, kind, shared.next_sequence(), |_| false).unwrap();
+    }
+    drop(guard);
+    shared.remove_dead(None, true, Deadline::Never, &|_| {}).unwrap();
+    assert_eq!(shared.used_count(), 2);
 }
 
 /// As if another process had written there that this thread holds the lock.

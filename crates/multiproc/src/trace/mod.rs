@@ -34,6 +34,7 @@ use crate::sys::at_exit::at_exit;
 use crate::sys::clock;
 use crate::sys::poll::Deadline;
 use crate::sys::privileges::is_secure;
+use crate::sys::process_local::ProcessLocal;
 use crate::sys::signals::with_signals_blocked;
 use crate::sys::thread_id::ThreadId;
 
@@ -90,9 +91,9 @@ pub fn start_trace(path: impl AsRef<Path>) -> Result<()> {
 }
 
 fn start(path: &Path) -> Result<()> {
-    static STARTING: Mutex<()> = Mutex::new(());
+    static STARTING: ProcessLocal<Mutex<()>> = ProcessLocal::new(|_| Mutex::default());
     // One at a time: else both threads would make their files, and one file would stay empty.
-    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _starting = STARTING.get().lock().unwrap_or_else(PoisonError::into_inner);
     let taken = || Error::invalid("a trace of this program is being written already");
     if tracer().is_some() {
         return Err(taken());

@@ -73,7 +73,7 @@ impl Connection {
         Ok(())
     }
 
-    fn check_not_forked(&self) -> Result<()> {
+    pub(super) fn check_not_forked(&self) -> Result<()> {
         if self.original.is_current() {
             return Ok(());
         }

@@ -104,9 +104,15 @@ impl Child {
         !self.pidfd.has_ended()
     }
 
-    /// `None` while it lives, and in a forked copy of this process.
+    /// `None` while it lives. A forked copy of this process knows only an exit that was known at the fork.
     pub(crate) fn exit(&self) -> Option<Exit> {
-        self.supervisor().and_then(|_| self.wait(Deadline::now()))
+        if self.supervisor().is_some() {
+            return self.wait(Deadline::now());
+        }
+        match self.state.try_lock().ok()?.run_state {
+            RunState::Exited(exit) => Some(exit),
+            RunState::Running { .. } => None,
+        }
     }
 
     /// Sends SIGTERM, and SIGCONT, without which a stopped process would not receive it.
