@@ -4,7 +4,7 @@
 use std::env::var_os;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use serde_core::Serialize;
@@ -21,7 +21,7 @@ use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::inline_exit_warning::with_exit_warning;
 use crate::sys::poll::Deadline;
 use crate::sys::privileges::is_secure;
-use crate::sys::process_local::ProcessLocal;
+use crate::sys::process_local::{DoneOnce, ProcessLocal};
 use crate::task::{RemoteFn, RunOnce};
 
 /// Whether the environment asks for inline mode.
@@ -59,8 +59,8 @@ pub(crate) fn check_initialised() -> Result<()> {
 
 /// Runs a task in this thread. An `exit` in it says what it ends, and a panic's place is known.
 pub(crate) fn run<T>(task: impl FnOnce() -> T) -> T {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(install_panic_hook);
+    static HOOK: DoneOnce = DoneOnce::once();
+    HOOK.get().call_once(install_panic_hook);
     with_exit_warning(task)
 }
 

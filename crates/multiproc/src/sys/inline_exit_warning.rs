@@ -3,9 +3,9 @@
 
 use std::cell::Cell;
 use std::io::{Write, stderr};
-use std::sync::Once;
 
 use super::at_exit::at_exit;
+use super::process_local::DoneOnce;
 
 thread_local! {
     /// How many such tasks this thread runs, one within the other.
@@ -14,8 +14,8 @@ thread_local! {
 
 /// Calls `task`, and prints the notice if that calls `exit`.
 pub(crate) fn with_exit_warning<T>(task: impl FnOnce() -> T) -> T {
-    static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| at_exit(notice));
+    static REGISTERED: DoneOnce = DoneOnce::once();
+    REGISTERED.get().call_once(|| at_exit(notice));
     RUNNING.set(RUNNING.get() + 1);
     let result = task();
     RUNNING.set(RUNNING.get() - 1);

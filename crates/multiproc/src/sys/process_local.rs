@@ -3,6 +3,7 @@
 //! A lock in an ordinary static stays locked in a copy if another thread held it at the fork.
 
 use std::ptr;
+use std::sync::Once;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
@@ -13,6 +14,21 @@ pub(crate) struct ProcessLocal<T> {
     value: AtomicPtr<OfProcess<T>>,
     /// Makes a process's value. In a copy it gets that of the original, in which locks may be held.
     make: fn(inherited: Option<&T>) -> T,
+}
+
+/// What a program does once. A copy does it again if it was not known to be done at the fork.
+pub(crate) type DoneOnce = ProcessLocal<Once>;
+
+impl DoneOnce {
+    pub(crate) const fn once() -> Self {
+        Self::new(|inherited| {
+            let once = Once::new();
+            if inherited.is_some_and(Once::is_completed) {
+                once.call_once(|| ());
+            }
+            once
+        })
+    }
 }
 
 struct OfProcess<T> {
