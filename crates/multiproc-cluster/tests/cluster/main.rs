@@ -48,7 +48,8 @@ fn main() -> ExitCode {
         return wait_as_caller(&url);
     }
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(2);
+    // Most wait for hosts and the broker.
+    arguments.test_threads.get_or_insert(4);
     if !support::has_server() {
         support::cannot_run_without("nats-server");
         return ExitCode::SUCCESS;
