@@ -48,6 +48,7 @@
 // Highest first: a module uses only those below it.
 mod agent;
 
+mod call_options;
 mod pool;
 mod results;
 mod task_handle;
@@ -63,14 +64,16 @@ mod stats;
 mod connection;
 
 mod build_id;
+mod cost;
 mod protocol;
 
 pub use agent::{AgentOptions, agent, init};
 pub use async_nats::ConnectOptions;
+pub use call_options::CallOptions;
 pub use caller::Host;
 pub use cluster::Cluster;
 pub use options::{ClusterBuilder, HostLoss, Storage};
-pub use pool::{CallOptions, Pool};
+pub use pool::Pool;
 pub use results::Results;
 pub use stats::{HostStats, PoolStats};
 pub use task_handle::{Canceller, TaskHandle};

@@ -6,6 +6,7 @@ mod outstanding;
 pub(crate) mod permits;
 mod publish;
 mod replies;
+mod stream;
 mod withdraw;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,9 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::AckPolicy;
-use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream::{self, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::StorageType;
 use multiproc::pool::encoded::{self, FunctionId};
 use multiproc::{Error, Result};
 use tokio::runtime::Handle;
@@ -26,11 +25,13 @@ use self::inbox::{Content, Inbox};
 use self::outstanding::Outstanding;
 use self::permits::{Permit, Permits};
 pub(crate) use self::replies::unreadable;
+use self::stream::make_stream;
+pub(crate) use self::stream::remove_streams;
 use crate::build_id;
 use crate::connection::Connection;
 use crate::options::HostLoss;
 use crate::payload;
-use crate::protocol::{Build, CONSUMER, CallerAdvert, Session};
+use crate::protocol::{Build, CallerAdvert, Session};
 use crate::stats::{HostStats, PoolStats};
 
 pub(crate) struct Caller {
@@ -120,13 +121,6 @@ pub struct Host {
     /// Whether that is this program, so that the host serves the pool.
     pub serves: bool,
 }
-
-/// The maximum of chunks that agents hold together.
-const MAX_ACK_PENDING: i64 = 1 << 20;
-/// The maximum of pull requests that wait: one for each worker of each agent.
-const MAX_WAITING: i64 = 1 << 16;
-/// How long the broker knows a message at least: for a lease, in which it may be sent again.
-const MIN_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 impl Caller {
     /// Makes the stream and its consumer, and starts the tasks of the session.
@@ -339,7 +333,7 @@ impl State {
         self.stats.entry(host.to_owned()).or_insert_with(new)
     }
 
-    /// Notes what a host has handed in, with so many errors.
+    /// Notes `count` results that a host has handed in, among them `errors`.
     fn note_results(&mut self, content: &Content, errors: u64, count: u32) {
         let count = u64::from(count);
         match content {
@@ -368,49 +362,4 @@ impl HostState {
             serves: self.build == own,
         }
     }
-}
-
-async fn make_stream(connection: &Connection, session: &Session, settings: Settings) -> Result<()> {
-    let refused = |error: &dyn std::fmt::Display| {
-        encoded::unreachable(format!(
-            "cannot make a stream for the pool: {error}{} (has the server JetStream?)",
-            connection.last_error()
-        ))
-    };
-    let description = serde_json::to_string(&settings.advert(false)).map_err(|error| refused(&error))?;
-    let stream = connection
-        .context
-        .create_stream(stream::Config {
-            name: session.stream(),
-            subjects: vec![session.work()],
-            retention: RetentionPolicy::WorkQueue,
-            storage: settings.storage,
-            num_replicas: 1,
-            description: Some(description),
-            duplicate_window: settings.lease.max(MIN_DUPLICATE_WINDOW),
-            ..stream::Config::default()
-        })
-        .await
-        .map_err(|error| refused(&error))?;
-    stream
-        .create_consumer(pull::Config {
-            durable_name: Some(CONSUMER.to_owned()),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: settings.lease,
-            // The caller counts deliveries: a message above the server's limit would stay, and never come.
-            max_deliver: -1,
-            max_ack_pending: MAX_ACK_PENDING,
-            max_waiting: MAX_WAITING,
-            ..pull::Config::default()
-        })
-        .await
-        .map_err(|error| refused(&error))?;
-    Ok(())
-}
-
-/// Removes a session's stream and its object store.
-pub(crate) async fn remove_streams(connection: &Connection, session: &Session) {
-    let stream = session.stream();
-    let _ = connection.context.delete_stream(&stream).await;
-    let _ = connection.context.delete_stream(format!("OBJ_{stream}")).await;
 }

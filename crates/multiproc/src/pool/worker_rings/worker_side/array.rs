@@ -3,7 +3,7 @@
 // See `ring`.
 #![allow(clippy::inline_always)]
 
-use super::{WorkerSide, exit_in_copy};
+use super::WorkerSide;
 use crate::codec::raw;
 use crate::error::Result;
 use crate::ipc::frame::as_u32;
@@ -11,6 +11,8 @@ use crate::ipc::ring::{Memory, Position};
 use crate::pool::worker_rings::{COMPLETED, COMPLETIONS, SUBMISSIONS, claim_word, result_words};
 use crate::sys::atomic::Relaxed;
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::fork_detect::OriginalProcess;
+use crate::sys::process::exit_immediately;
 
 impl WorkerSide {
     /// Runs items of an array, of `item` bytes each, and writes an array of results of `result` bytes: up to the
@@ -111,5 +113,13 @@ impl WorkerSide {
         } else if count > 0 && self.schedule.flushes_singly() {
             self.flush_between();
         }
+    }
+}
+
+/// If a task has forked and both processes return here, only the worker continues.
+#[inline]
+pub(super) fn exit_in_copy(original: OriginalProcess) {
+    if !original.is_current() {
+        exit_immediately(0);
     }
 }

@@ -24,7 +24,6 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
-use crate::sys::process::exit_immediately;
 use crate::trace::Items;
 
 use self::publish::FlushSchedule;
@@ -295,7 +294,7 @@ impl WorkerSide {
 
     #[inline]
     pub(crate) fn exit_if_forked(&self) {
-        exit_in_copy(self.original);
+        array::exit_in_copy(self.original);
     }
 
     /// Blocks until there is an item; returns false when the rings are closed.
@@ -393,13 +392,5 @@ impl WorkerSide {
     #[inline]
     fn has_request(&self) -> bool {
         self.rings.requests().load(Relaxed) != self.seen_requests
-    }
-}
-
-/// If a task has forked and both processes return here, only the worker continues.
-#[inline]
-fn exit_in_copy(original: OriginalProcess) {
-    if !original.is_current() {
-        exit_immediately(0);
     }
 }
