@@ -5,12 +5,9 @@
 use std::process::{abort, exit};
 use std::thread::sleep;
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{env, fs};
 
 use multiproc::{Error, Pool, Process, Result};
-use nix::libc;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, alarm, fork};
 use tests::crashes::{abort_in_c, first_level, overflow_the_stack};
 
 fn fail(kind: &str, number: usize) -> usize {
@@ -52,34 +49,6 @@ fn fail_elsewhere(directory: String) -> String {
     env::set_current_dir(&directory).unwrap();
     let result = Process::spawn(|number: usize| fail("panic", number), (7,)).and_then(Process::join);
     result.err().map(|error| path(&error)).unwrap_or_default()
-}
-
-/// Forks copies that have a task that fails while another thread has some; prints how many copies were made.
-#[allow(unsafe_code)]
-fn record_in_copies() {
-    let is_error =
-        || Process::spawn(|number: usize| fail("panic", number), (7,)).and_then(Process::join).is_err();
-    thread::scope(|scope| {
-        let other = scope.spawn(|| (0..60).all(|_| is_error()));
-        let mut copies = 0;
-        while !other.is_finished() {
-            // SAFETY: the copy takes no locks but those of libraries that keep them in order: C's, and this one.
-            match unsafe { fork() }.unwrap() {
-                ForkResult::Child => {
-                    alarm::set(30); // one that hangs is killed
-                    let is_error = is_error();
-                    // SAFETY: ends the process at once.
-                    unsafe { libc::_exit(i32::from(!is_error)) }
-                }
-                ForkResult::Parent { child } => {
-                    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
-                    copies += 1;
-                }
-            }
-        }
-        assert!(other.join().unwrap());
-        println!("{copies}");
-    });
 }
 
 fn print(kind: &str, result: Result<usize>) {
@@ -139,7 +108,6 @@ fn main() -> Result<()> {
             println!("{}", fail_elsewhere("one".to_owned()));
             println!("{}", Process::spawn(fail_elsewhere, ("other".to_owned(),))?.join()?);
         }
-        "copies" => record_in_copies(),
         _ => {
             for kind in kinds {
                 let child = Process::spawn(|kind: String| fail(&kind, 7), (kind.clone(),))?;
