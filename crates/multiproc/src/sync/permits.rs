@@ -160,7 +160,7 @@ impl Shared {
                 return Ok(());
             }
         }
-        let (mut last, mut is_any) = (None, false);
+        let (mut last, mut has_dead_holder) = (None, false);
         for entry in self.entries().filter(|entry| !entry.waits()) {
             let ended = match last {
                 Some((holder, ended)) if holder == entry.holder => ended,
@@ -170,10 +170,13 @@ impl Shared {
             if ended && !self.remove(&entry, deadline, on_death)? {
                 return Ok(());
             }
-            is_any |= ended;
+            has_dead_holder |= ended;
+        }
+        if !has_dead_holder {
+            return Ok(());
         }
         // What was killed with it and waits would be granted permits, and be noticed, one after the other.
-        for waiter in self.waiters().iter().filter(|waiter| is_any && self.has_ended(waiter)) {
+        for waiter in self.waiters().iter().filter(|waiter| self.has_ended(waiter)) {
             if !self.remove(waiter, deadline, on_death)? {
                 return Ok(());
             }
