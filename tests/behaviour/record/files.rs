@@ -26,6 +26,7 @@ trials![
     nothing_is_written_unless_it_is_asked_for,
     an_ended_pool_has_recorded_and_delivered_everything,
     a_relative_directory_is_one_of_where_the_program_began,
+    a_copy_made_while_a_task_is_recorded_records_one,
 ];
 
 fn task(number: u64) -> u64 {
@@ -245,6 +246,17 @@ fn a_relative_directory_is_one_of_where_the_program_began() -> Outcome {
         assert_eq!(output.lines().count(), 2, "{output}");
         assert!(output.lines().all(|path| Path::new(path).starts_with(&records)), "{output}");
         assert_eq!(fs::read_dir(&records)?.count(), 2, "the others are elsewhere");
+    }
+    Ok(())
+}
+
+/// A copy of a process has no thread that ends the record that was being written at the fork.
+fn a_copy_made_while_a_task_is_recorded_records_one() -> Outcome {
+    for _ in 0..10 {
+        let directory = Directory::new();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_recorded"));
+        let output = program.arg("copies").env("MULTIPROC_RECORD", directory.path()).output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
 }

@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
 use std::process::{abort, exit};
+use std::sync::mpsc::{self, TryRecvError};
 use std::thread::sleep;
 use std::time::Duration;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use multiproc::{Error, Pool, Process, Result};
+use nix::libc;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, alarm, fork};
 use tests::crashes::{abort_in_c, first_level, overflow_the_stack};
 
 fn fail(kind: &str, number: usize) -> usize {
@@ -49,6 +53,49 @@ fn fail_elsewhere(directory: String) -> String {
     env::set_current_dir(&directory).unwrap();
     let result = Process::spawn(|number: usize| fail("panic", number), (7,)).and_then(Process::join);
     result.err().map(|error| path(&error)).unwrap_or_default()
+}
+
+/// A directory takes 100 records.
+const COPIES: usize = 15;
+const MOST_OF_ORIGINAL: usize = 60;
+
+/// Forks copies that have a task recorded each, while another thread has some recorded.
+///
+/// That thread runs before the first fork, and until after the last one: the standard library holds a lock of its own
+/// while a thread of its begins or ends, and a copy would wait for that.
+#[allow(unsafe_code)]
+fn record_in_copies() {
+    let is_recorded = || {
+        let child = Process::spawn(|number: usize| fail("panic", number), (7,));
+        child.and_then(Process::join).is_err_and(|error| error.record().is_some())
+    };
+    let (begun, may_fork) = mpsc::channel();
+    let (end, ended) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            assert!(is_recorded());
+            begun.send(()).unwrap();
+            let goes_on = || ended.try_recv() == Err(TryRecvError::Empty);
+            assert!((1..MOST_OF_ORIGINAL).take_while(|_| goes_on()).all(|_| is_recorded()));
+            let _ = ended.recv();
+        });
+        may_fork.recv().unwrap();
+        for _ in 0..COPIES {
+            // SAFETY: the copy takes no locks but those of libraries that keep them in order: C's, and this one.
+            match unsafe { fork() }.unwrap() {
+                ForkResult::Child => {
+                    alarm::set(30); // one that hangs is killed
+                    let is_recorded = is_recorded();
+                    // SAFETY: ends the process at once.
+                    unsafe { libc::_exit(i32::from(!is_recorded)) }
+                }
+                ForkResult::Parent { child } => {
+                    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+                }
+            }
+        }
+        drop(end);
+    });
 }
 
 fn print(kind: &str, result: Result<usize>) {
@@ -108,6 +155,7 @@ fn main() -> Result<()> {
             println!("{}", fail_elsewhere("one".to_owned()));
             println!("{}", Process::spawn(fail_elsewhere, ("other".to_owned(),))?.join()?);
         }
+        "copies" => record_in_copies(),
         _ => {
             for kind in kinds {
                 let child = Process::spawn(|kind: String| fail(&kind, 7), (kind.clone(),))?;

@@ -1,7 +1,5 @@
 //! A process's memory limit, by `RLIMIT_DATA`.
 
-use std::sync::OnceLock;
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -43,13 +41,11 @@ pub(crate) fn effective_memory_limit(bytes: u64) -> u64 {
 /// The private memory of a process in bytes, without what is swapped out. It includes what the process shares
 /// with the one that it was forked from, until either writes there. `None` if it is gone.
 pub(crate) fn private_memory(pid: u32) -> Option<u64> {
-    static PAGE: OnceLock<u64> = OnceLock::new();
-    let size = || sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
-    let page = *PAGE.get_or_init(|| size().unwrap_or(4096));
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok());
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let mut pages = statm.split(' ').skip(1).map_while(|number| number.parse::<u64>().ok());
     let (resident, shared) = (pages.next()?, pages.next()?);
-    Some(resident.saturating_sub(shared) * page)
+    Some(resident.saturating_sub(shared) * page.unwrap_or(4096))
 }
 
 /// The memory in bytes that counts against the limit.

@@ -17,6 +17,7 @@ use nix::libc;
 use nix::unistd::{getpid, gettid};
 
 use super::entry::start_of_image;
+use super::process_local::ProcessLocal;
 use crate::error::{Cause, Error, Result};
 
 /// The file that this process executes. By way of the thread, since the first thread may have ended.
@@ -45,14 +46,15 @@ pub(super) enum Program {
 }
 
 impl Program {
-    /// Found once, then cached.
+    /// Found once by each process, then cached.
     pub(super) fn own() -> Result<&'static Self> {
-        static OWN: OnceLock<Program> = OnceLock::new();
-        if let Some(program) = OWN.get() {
+        static OWN: ProcessLocal<OnceLock<Program>> = ProcessLocal::new(|_| OnceLock::new());
+        let own = OWN.get();
+        if let Some(program) = own.get() {
             return Ok(program);
         }
         let found = Self::find()?;
-        Ok(OWN.get_or_init(|| found))
+        Ok(own.get_or_init(|| found))
     }
 
     fn find() -> Result<Self> {

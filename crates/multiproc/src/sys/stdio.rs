@@ -5,6 +5,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc;
 
+/// Standard output. `std::io::stdout` takes a lock at its first use, which stays locked in a copy of the process that
+/// another thread forks meanwhile.
+pub(crate) fn stdout() -> BorrowedFd<'static> {
+    // SAFETY: no value owns a standard stream. An operation on a closed one is an error.
+    unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
+}
+
 /// Makes a descriptor the standard stream with this number, which stays open through exec.
 pub(crate) fn dup_onto(fd: OwnedFd, number: RawFd) -> nix::Result<()> {
     if fd.as_raw_fd() == number {

@@ -95,7 +95,7 @@ fn register(new: NewChild) -> Result<Arc<Child>> {
 
 /// Has the supervisor thread call `on_hangup` once the other end of this socket is closed. It must not block.
 pub(crate) fn watch_preforked(socket: BorrowedFd<'_>, on_hangup: fn()) -> Result<()> {
-    let _ = ON_PREFORKED_HANGUP.set(on_hangup);
+    let _ = ON_PREFORKED_HANGUP.get().set(on_hangup);
     let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, PREFORKED);
     let watched = Supervisor::get()?.epoll.add(socket, event);
     watched.map_err(|errno| Error::os("watch a child process", errno))
@@ -108,7 +108,7 @@ pub(crate) fn forget_preforked(socket: BorrowedFd<'_>) {
     }
 }
 
-static ON_PREFORKED_HANGUP: OnceLock<fn()> = OnceLock::new();
+static ON_PREFORKED_HANGUP: ProcessLocal<OnceLock<fn()>> = ProcessLocal::new(|_| OnceLock::new());
 
 /// All living children of the program.
 pub(crate) fn children() -> Vec<Arc<Child>> {

@@ -47,7 +47,7 @@ impl SupervisorThread {
             for event in &events[..count] {
                 match event.data() {
                     WAKEUP => self.take_requests(),
-                    PREFORKED => drop(ON_PREFORKED_HANGUP.get().map(|on_hangup| on_hangup())),
+                    PREFORKED => drop(ON_PREFORKED_HANGUP.get().get().map(|on_hangup| on_hangup())),
                     id if id & HUNG_UP != 0 => self.mark_hung_up(id & !HUNG_UP),
                     id => self.reap(id),
                 }

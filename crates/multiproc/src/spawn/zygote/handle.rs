@@ -23,6 +23,7 @@ use crate::sys::environment::EnvChanges;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, poll_any};
+use crate::sys::stdio::stdout;
 use crate::task::initializer::Initializer;
 
 /// The longest time that a process that must end may take for it.
@@ -175,8 +176,8 @@ impl ForkedChild {
     /// Sends it its bootstrap message, and this process's present standard output and error.
     pub(crate) fn send(&self, bootstrap: &Message, deadline: Deadline) -> Result<Sent> {
         let _ = self.pidfd.signal(Signal::SIGCONT); // a SIGSTOP to the process group may have stopped it
-        let (stdout, stderr) = (io::stdout(), io::stderr());
-        let mut streams = [stdout.as_fd(), stderr.as_fd()];
+        let stderr = io::stderr();
+        let mut streams = [stdout(), stderr.as_fd()];
         // A stream that is closed here, or whose number has another file by now, is /dev/null in the child.
         let null;
         if !streams.iter().all(|&fd| is_inherited(fd)) {
