@@ -228,7 +228,8 @@ pub fn at_start(function: fn()) -> Result<()> {
 /// - after it was moved to another control group, or has changed something else that later children should
 ///   inherit and that is not checked before each start: see [`ForkServer`](crate::StartMethod::ForkServer).
 ///
-/// Without a fork server it does nothing. A start in another thread at the same time may make a new one.
+/// It ends those of pools with a preloaded state, too; such a pool makes its own again when it needs a worker. Without
+/// a fork server it does nothing. A start in another thread at the same time may make a new one.
 ///
 /// Blocks until these processes have ended: for a moment, or 3 seconds at most.
 ///

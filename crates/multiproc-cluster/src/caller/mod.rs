@@ -1,4 +1,4 @@
-//! A caller's use of a pool: the chunks that are out, and the hosts that serve them.
+//! A program's session with a pool of the cluster: its outstanding chunks, and the hosts that serve them.
 
 pub(crate) mod inbox;
 mod monitor;
@@ -34,6 +34,7 @@ use crate::payload;
 use crate::protocol::{Build, CallerAdvert, Session};
 use crate::stats::{HostStats, PoolStats};
 
+/// A program's session with a pool, from [`Cluster::pool`](crate::Cluster::pool) until the pool is dropped.
 pub(crate) struct Caller {
     pub(crate) session: Session,
     pub(crate) connection: Connection,
@@ -75,11 +76,11 @@ struct State {
     hosts: BTreeMap<String, HostState>,
     /// What hosts have done, by their names.
     stats: BTreeMap<String, HostStats>,
-    /// When the last host went that serves this build; the session's start before the first.
-    without_hosts: Option<Instant>,
+    /// While no host serves this build: when one was heard last, or else when the session began.
+    unserved_since: Option<Instant>,
     /// The first and the last refusal of a chunk by the broker since it has taken one.
     refused: Option<(Instant, Instant)>,
-    /// The error of all items while broker or hosts have been silent for a lease.
+    /// While broker or hosts have been silent for a lease: the error of calls that are older than a lease.
     silence: Option<Error>,
 }
 
@@ -104,7 +105,7 @@ pub(crate) struct NewChunk {
     pub(crate) on_host_loss: HostLoss,
     /// Of a submitted task.
     pub(crate) permit: Option<Permit>,
-    /// When its call began. A call that is older than a lease does not wait another one for hosts or broker.
+    /// When its call began. A call that is older than a lease does not wait for hosts or broker.
     pub(crate) called: Instant,
 }
 
@@ -138,7 +139,7 @@ impl Caller {
             outstanding: HashMap::new(),
             hosts: BTreeMap::new(),
             stats: BTreeMap::new(),
-            without_hosts: Some(Instant::now()),
+            unserved_since: Some(Instant::now()),
             refused: None,
             silence: None,
         };
@@ -180,7 +181,7 @@ impl Caller {
         Ok(chunk)
     }
 
-    /// Withdraws a chunk: it is not begun any more, and ended where it runs. False if it has its results.
+    /// Withdraws a chunk: it is not begun any more, and ended where it runs. False if it is not outstanding.
     pub(crate) fn withdraw(self: &Arc<Self>, chunk: u64) -> bool {
         let Some(mut outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
         self.discard(chunk, &mut outstanding);
@@ -262,7 +263,7 @@ impl Caller {
     /// Tells agents that a chunk is withdrawn, and removes it from the stream.
     fn discard(self: &Arc<Self>, chunk: u64, outstanding: &mut Outstanding) {
         if *self.over.borrow() {
-            return; // all agents are told so
+            return; // agents are told that the session is over
         }
         outstanding.leave_host();
         self.remove_results(chunk, std::mem::take(&mut outstanding.past));
@@ -270,13 +271,13 @@ impl Caller {
         self.runtime.spawn(async move {
             tokio::select! {
                 () = withdraw::withdraw(&caller, chunk, sequence, has_object) => {}
-                () = caller.is_over() => {}
+                () = caller.ended() => {}
             }
         });
     }
 
-    /// Removes results that agents have stored and that no one waits for. One that stores them still is told so
-    /// when it hands them in.
+    /// Removes results that agents have stored and that no call waits for. An agent that stores some later learns that
+    /// when it reports them.
     fn remove_results(self: &Arc<Self>, chunk: u64, past: Vec<(u64, String)>) {
         if past.is_empty() || !self.has_store.load(Relaxed) {
             return;
@@ -297,11 +298,11 @@ impl Caller {
         }
         self.end_with(encoded::cancelled());
         monitor::advertise(&self, true).await;
-        let _store = self.store.lock().await; // one that is being made would stay
+        let _store = self.store.lock().await; // a store that is being made would stay
         remove_streams(&self.connection, &self.session).await;
     }
 
-    /// Makes the object store, unless it is there, or the session is over. Asks the broker once, and `again` after
+    /// Makes the object store, unless the session is over, or has made one. `again` asks the broker nevertheless, after
     /// a failure: the store may have been deleted.
     async fn make_store(&self, again: bool) -> Result<()> {
         let mut is_made = self.store.lock().await;
@@ -318,7 +319,7 @@ impl Caller {
     }
 
     /// Waits for the session's end.
-    async fn is_over(&self) {
+    async fn ended(&self) {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 

@@ -31,7 +31,7 @@ pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
                 _ = clock.tick() => advertise(&caller, false).await,
                 Some(_) = hellos.next() => advertise(&caller, false).await,
                 Some(advert) = hosts.next() => note_host(&caller, &advert),
-                () = caller.is_over() => break,
+                () = caller.ended() => break,
             }
         }
         checks.abort();
@@ -58,7 +58,7 @@ fn note_host(caller: &Caller, message: &Message) {
     let HostAdvert { id, host: name, build, workers } = advert;
     let mut state = caller.lock();
     if build == build_id::hex(&caller.settings.build) {
-        state.without_hosts = None;
+        state.unserved_since = None;
         state.silence = None;
     }
     state.hosts.insert(id, HostState { name, build, workers, seen: Instant::now() });
@@ -177,7 +177,7 @@ fn forgive(caller: &Caller, silence: Duration) {
     for host in state.hosts.values_mut() {
         host.seen = host.seen.max(seen);
     }
-    if let Some(since) = &mut state.without_hosts {
+    if let Some(since) = &mut state.unserved_since {
         *since = (*since).max(seen);
     }
 }
@@ -193,9 +193,9 @@ fn check_hosts(caller: &Arc<Caller>) {
         let last = state.hosts.values().filter(|host| is_own(host)).map(|host| host.seen).max();
         state.hosts.retain(|_, host| host.seen.elapsed() <= lease);
         if !state.hosts.values().any(is_own) {
-            state.without_hosts = state.without_hosts.or(last);
+            state.unserved_since = state.unserved_since.or(last);
         }
-        let is_unserved = state.without_hosts.is_some_and(|since| since.elapsed() > lease);
+        let is_unserved = state.unserved_since.is_some_and(|since| since.elapsed() > lease);
         for (&chunk, outstanding) in &state.outstanding {
             let lost = outstanding.lost_host(&state.hosts, lease);
             if let (Some(host), HostLoss::Fail) = (lost, outstanding.on_host_loss) {

@@ -24,7 +24,7 @@ pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
                     Some(request) => take(&caller, request).await,
                     None => return,
                 },
-                () = caller.is_over() => return,
+                () = caller.ended() => return,
             }
         }
     });

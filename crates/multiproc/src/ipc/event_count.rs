@@ -18,7 +18,7 @@ pub(crate) struct EventCount<'a>(pub(crate) &'a AtomicU32);
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket(u32);
 
-/// After this many failed exchanges the word is changed without one. Only a faulty process changes it as
+/// After this many failed exchanges the word is changed without one. Only a faulty process changes it so
 /// often.
 const TRIES: u32 = 100;
 
@@ -94,7 +94,7 @@ impl EventCount<'_> {
         self.wake_unconditionally();
     }
 
-    /// Changes the counter and wakes all sleepers, whatever the bits are. Returns whether there was one.
+    /// Changes the counter and wakes all sleepers, whatever the bits are. Returns whether there was a sleeper.
     ///
     /// A faulty process can overwrite the word, so [`notify_all`](EventCount::notify_all) may find no
     /// `WAITING` although a thread sleeps.
@@ -148,8 +148,8 @@ impl Sleeper {
         self.asleep.store(0, SeqCst);
     }
 
-    /// Called by another thread of the process after a change. Spins while the thread is between setting
-    /// `asleep` and sleeping, some microseconds.
+    /// Called by another thread of the process after a change. Spins while the thread is between setting `asleep` and
+    /// sleeping, some microseconds: another process may have put the word back, so changing it does not suffice.
     pub(crate) fn wake(&self, event: &EventCount<'_>) {
         self.wakes.fetch_add(1, SeqCst);
         fence(SeqCst);

@@ -20,16 +20,17 @@ use crate::sys::process_local::ProcessLocal;
 use crate::sys::running_time::RunningTime;
 use crate::task::initializer::Initializer;
 
-/// Kills the fork server and its pre-forked children, and waits until they have ended. See
-/// [`crate::stop_fork_server`].
+/// Kills all zygotes of this process, also those of pools with a preloaded state, and children that they have forked
+/// ahead, and waits until they have ended. See [`crate::stop_fork_server`].
 pub(crate) fn stop() -> Result<()> {
     if !IS_USED.load(Ordering::Relaxed) {
         return Ok(());
     }
     ForkServerGuard::take(Deadline::limit(EXIT_GRACE))?.shut_down();
     let deadline = Deadline::limit(EXIT_GRACE);
-    let mut processes = supervisor::internal_processes().into_iter().inspect(|process| process.kill());
-    match processes.find(|process| process.wait(deadline).is_none()) {
+    let processes = supervisor::internal_processes();
+    processes.iter().for_each(|process| process.kill());
+    match processes.iter().find(|process| process.wait(deadline).is_none()) {
         None => Ok(()),
         Some(process) => Err(Error::timeout(&format!("end the fork server's process {}", process.pid()))),
     }
@@ -38,8 +39,8 @@ pub(crate) fn stop() -> Result<()> {
 /// Whether there has been a fork server, in this process or one that it is a forked copy of.
 static IS_USED: AtomicBool = AtomicBool::new(false);
 
-/// Forks a child and sends it the bootstrap message. Returns `None` if the kernel does not let a zygote fork.
-/// Blocks until the deadline.
+/// Forks a child and sends it the bootstrap message. Returns `None` if this system lacks what a zygote needs; a
+/// shortage is an error. Blocks until the deadline.
 pub(crate) fn start(
     bootstrap: &Message,
     timeout: Duration,
@@ -78,8 +79,9 @@ static NEEDS_REAPING: AtomicBool = AtomicBool::new(false);
 /// A start fails after this many deaths, of zygotes or of children forked for this start.
 const ATTEMPTS: u32 = 3;
 
-/// A zygote that is silent for this time, or for half of what a start may take, is taken for hung.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A zygote that did not answer at the deadline counts as hung if it had this time, or half of what a start may take;
+/// with less, the fork server counts as busy with other starts.
+const LEAST_RESPONSE_TIME: Duration = Duration::from_secs(1);
 
 pub(super) struct ForkServer {
     zygote: Zygote,
@@ -108,7 +110,8 @@ impl Default for SlotState {
     }
 }
 
-/// A forked copy of the process begins without a fork server, and closes its copies of descriptors.
+/// A forked copy of the process begins without a fork server. It closes its copies of the descriptors, unless another
+/// thread had the slot at the fork.
 static SLOT: ProcessLocal<Slot> = ProcessLocal::new(|inherited| {
     if let Some(Ok(mut state)) = inherited.map(|slot| slot.state.try_lock()) {
         *state = SlotState::default();
@@ -147,7 +150,7 @@ impl ForkServerGuard {
         start_with(&mut self.0, ensure, bootstrap, timeout)
     }
 
-    /// The fork server, if it has inherited what this process has now; otherwise a new one.
+    /// The fork server, if its fingerprint is that of this process now; otherwise a new one.
     fn server(&mut self, deadline: Deadline) -> Result<&mut ForkServer> {
         ForkServer::ensure_current(&mut self.0, deadline)?;
         self.0.as_mut().ok_or_else(|| Error::internal("there is no fork server"))
@@ -159,8 +162,7 @@ impl ForkServerGuard {
     }
 }
 
-/// Forks a child and sends it the bootstrap message. `ensure` makes the fork server if there is none, and
-/// returns until when the rest may take. Returns `None` if the kernel does not let a zygote fork.
+/// As [`start`]. `ensure` makes the fork server if there is none, and returns the deadline of the rest.
 pub(super) fn start_with(
     slot: &mut Option<ForkServer>,
     ensure: impl Fn(&mut Option<ForkServer>) -> Result<Deadline>,
@@ -194,7 +196,7 @@ pub(super) fn start_with(
                 return Ok(None);
             }
             TakeOutcome::Refused(errno) => return Err(Error::os("start a child process", errno)),
-            TakeOutcome::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => {
+            TakeOutcome::TimedOut if begun.elapsed() < LEAST_RESPONSE_TIME.min(timeout / 2) => {
                 return Err(busy());
             }
             lost => {
@@ -209,7 +211,7 @@ pub(super) fn start_with(
     ))))
 }
 
-/// Ends a fork server that has ended, is hung, or has failed. Returns its error if it cannot be replaced.
+/// Disposes of a fork server that has ended, is hung, or has failed. Returns its error if it cannot be replaced.
 fn end_lost(slot: &mut Option<ForkServer>, lost: TakeOutcome, timeout: Duration) -> Result<()> {
     let Some(ForkServer { zygote, queue, .. }) = slot.take() else { return Ok(()) };
     let ended = zygote.end(!matches!(lost, TakeOutcome::Exited), timeout);
@@ -238,7 +240,7 @@ impl Drop for ForkServerGuard {
 }
 
 impl ForkServer {
-    /// Keeps a fork server that has inherited what this process has now; otherwise makes a new one.
+    /// Keeps a fork server whose fingerprint is that of this process now; otherwise makes a new one.
     fn ensure_current(slot: &mut Option<Self>, deadline: Deadline) -> Result<()> {
         let inherited = fingerprint();
         Self::end_if_outdated(slot, inherited);
@@ -248,7 +250,7 @@ impl ForkServer {
         Ok(())
     }
 
-    /// Ends a fork server that has not inherited this.
+    /// Ends a fork server with another fingerprint.
     fn end_if_outdated(slot: &mut Option<Self>, inherited: u64) {
         if slot.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
             slot.take().into_iter().for_each(Self::shut_down);

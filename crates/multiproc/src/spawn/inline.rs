@@ -15,7 +15,7 @@ use crate::ipc::panic::install_panic_hook;
 use crate::ipc::wire::{self, SharedFd};
 use crate::spawn::bootstrap;
 use crate::spawn::run_task::failure_code;
-use crate::spawn::supervisor::{OnChange, lock, of_forked_copy};
+use crate::spawn::supervisor::{OnChange, forked_copy_error, lock};
 use crate::sys::eventfd;
 use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::inline_exit_warning::with_exit_warning;
@@ -131,7 +131,7 @@ impl InlineChild {
     /// this process.
     pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
         if !self.state.original.is_current() {
-            return Err(of_forked_copy());
+            return Err(forked_copy_error());
         }
         let mut outcome = lock(&self.state.outcome);
         while self.exit_code().is_none() {

@@ -1,5 +1,5 @@
-//! Permits that are granted in the order of the requests: a semaphore, and a lock of which a reader takes one
-//! permit and a writer takes all.
+//! Permits that are granted in the order of the requests: a semaphore, and a read-write lock, of which a reader takes
+//! one permit and a writer takes all.
 //!
 //! There is no count of free permits: it follows from the entries of those that hold some. So the permits of
 //! a process come back as soon as its entry is removed, by whatever thread notices that the process has
@@ -21,11 +21,11 @@ use crate::sys::thread_id::ThreadId;
 pub(super) const GRANTED: u32 = 1 << 31;
 /// In the kind of an entry: its thread has acknowledged them.
 const ACKNOWLEDGED: u32 = 1 << 30;
+/// The other bits of the kind: the number of permits.
+const COUNT: u32 = ACKNOWLEDGED - 1;
 /// After this many checks, a waiter that is not the first one checks all holders. (A quarter of a second, since
 /// they come ever more rarely.)
 const CHECKS: u32 = 8;
-/// The rest of the kind: how many they are.
-const COUNT: u32 = ACKNOWLEDGED - 1;
 
 impl Entry {
     fn waits(&self) -> bool {
@@ -47,9 +47,9 @@ pub(super) struct Request {
 }
 
 impl Shared {
-    /// Takes permits, of which there are `total`. Blocks until those before have had theirs and enough are
+    /// Takes permits, of which there are `total`. Blocks until earlier requests are granted and enough are
     /// free; gives `None` when the deadline comes first. `on_death` is called, under the lock, for each
-    /// holder that has ended, unless it had not noticed that it held any.
+    /// holder that has ended, if it had acknowledged its permits.
     pub(super) fn acquire(
         &self,
         total: u32,
@@ -111,7 +111,7 @@ impl Shared {
         holders.fold(total, |free, entry| free.saturating_sub(entry.count()))
     }
 
-    /// Grants permits to those that wait, in their order; returns whether there were any. To be called under
+    /// Grants permits to those that wait, in their order; returns whether any were granted. To be called under
     /// the lock.
     fn grant(&self, total: u32) -> bool {
         let mut free = self.free_permits(total);
@@ -136,7 +136,7 @@ impl Shared {
         waiters
     }
 
-    /// Removes entries of dead processes. Only the first waiter checks the holders; the other waiters check
+    /// Removes entries of dead threads. Only the first waiter checks the holders; the other waiters check
     /// the first waiter. So each holder is checked by one thread. A thread that has waited for long `checks_all`:
     /// the first waiter may be stopped. Where a holder is dead, all waiters are checked.
     pub(super) fn remove_dead(
@@ -175,7 +175,8 @@ impl Shared {
         if !has_dead_holder {
             return Ok(());
         }
-        // What was killed with it and waits would be granted permits, and be noticed, one after the other.
+        // Waiters that were killed with it are removed together: otherwise one after the other would be granted
+        // permits, and then found dead.
         for waiter in self.waiters().iter().filter(|waiter| self.has_ended(waiter)) {
             if !self.remove(waiter, deadline, on_death)? {
                 return Ok(());
@@ -184,7 +185,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Returns whether it had the lock before the deadline.
+    /// Returns whether the table could be locked before the deadline.
     fn remove(&self, entry: &Entry, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<bool> {
         let Some(_guard) = self.lock_slots(deadline)? else { return Ok(false) };
         if let Some(kind) = self.kind(entry) {

@@ -10,7 +10,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 use super::atomic::{AtomicU32, Relaxed};
 use super::process::own_pid;
 
-/// A process, which its forked copies are not.
+/// The identity of a process. A forked copy has another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OriginalProcess {
     /// It differs from the numbers of all processes that this one is a copy of. Without a page, it is the pid.
@@ -33,7 +33,7 @@ impl OriginalProcess {
         }
     }
 
-    /// Whether this process is it, and no copy. Costs a load; asking for the pid is a system call.
+    /// Whether the calling process is this one, and no copy. Costs a load; asking for the pid is a system call.
     #[inline]
     pub(crate) fn is_current(self) -> bool {
         self.word.load(Relaxed) == self.number || self.is_current_by_pid()
@@ -45,10 +45,10 @@ impl OriginalProcess {
     }
 }
 
-/// The number of this process, which no call has asked for before.
+/// Gives this process its number, at the first call.
 #[cold]
 fn next_number(word: &'static AtomicU32) -> u32 {
-    // It grows only in a copy of a copy, so it never overflows.
+    // It grows by one from copy to copy of a copy, and for a thread that is late here. So it never overflows.
     static LAST: AtomicU32 = AtomicU32::new(0);
     if ptr::eq(word, &raw const NO_PAGE) {
         return own_pid();

@@ -1,4 +1,4 @@
-//! A static that each process has of its own: a forked copy makes another one.
+//! A static with a value for each process: a forked copy makes its own.
 //!
 //! A lock in an ordinary static stays locked in a copy if another thread held it at the fork.
 
@@ -12,11 +12,12 @@ use super::fork_detect::OriginalProcess;
 pub(crate) struct ProcessLocal<T> {
     /// The value of this process, or of one that it is a copy of; null before the first use. Never freed.
     value: AtomicPtr<OfProcess<T>>,
-    /// Makes a process's value. In a copy it gets that of the original, in which locks may be held.
+    /// Makes a process's value; several threads may, and one value is kept. In a copy it gets that of the original, in
+    /// which locks may be held.
     make: fn(inherited: Option<&T>) -> T,
 }
 
-/// What a program does once. A copy does it again if it was not known to be done at the fork.
+/// A [`Once`] for each process. A copy inherits it as done if that was known at the fork.
 pub(crate) type DoneOnce = ProcessLocal<Once>;
 
 impl DoneOnce {

@@ -1,9 +1,9 @@
 //! One side of a ring, producers or consumers: its lock, its position, and how it waits for the other side.
 //!
 //! Both sides are built alike. Each has an area in shared memory: its lock with the words that the lock
-//! guards, and a cache line that this side writes and its peer reads. Each has an eventfd, which wakes its
-//! waiter. Between the sides is a pair of sockets; all processes of a side share one end. So the kernel knows
-//! whether any process is left on a side, also after kills.
+//! guards, and a pair of cache lines with this side's position and the wakeup flag that the peer sets before it
+//! sleeps. Each has an eventfd, which wakes its waiter. Between the sides is a pair of sockets; all processes of a side
+//! share one end. So the kernel knows whether any process is left on a side, also after kills.
 
 mod ancillary;
 mod coalesce;
@@ -76,14 +76,14 @@ const ANCILLARY: usize = 56;
 const FAILED_SPINS: usize = 64;
 const NOTIFIED: usize = 68;
 const COALESCING: usize = 72;
-/// Words for the user of the endpoint.
+/// Words for what is built on the endpoint: [`Sender`](super::sender) and [`Receiver`](super::receiver).
 pub(crate) const SCRATCH: [usize; 3] = [80, 84, 88];
 /// In the second pair: this side's position, and the wakeup flag of the *other* side, which is loaded
 /// whenever the position changes.
 const POSITION: usize = 128;
 const WAKEUP_FLAG: usize = 136;
 
-/// The wait of a call that must not block, for a thread that is copying a message at that moment.
+/// How long a call that must not block waits for a thread that copies a message at that moment.
 const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -111,8 +111,9 @@ impl Endpoint {
     /// Takes this side's lock. Blocks while another thread holds it, until the deadline, and then returns
     /// `None`.
     ///
-    /// A call that must not block returns `None` at once if the holder is waiting for the peer, since it
-    /// could get nothing either. It waits for up to [`TRY_LOCK_GRACE`] if the holder is copying a message.
+    /// A call that must not block returns `None` at once if this side's wakeup flag is set: the holder waits for the
+    /// peer, and this call could get nothing either. Otherwise the holder copies a message, and the call waits for up
+    /// to [`TRY_LOCK_GRACE`].
     #[inline]
     pub(crate) fn lock(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
         match self.mutex(self.side).try_lock() {
@@ -123,8 +124,7 @@ impl Endpoint {
 
     #[cold]
     fn lock_slow(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
-        let holder_waits = self.own_flag().is_set();
-        let has_grace = deadline.is_over() && !holder_waits;
+        let has_grace = deadline.is_over() && !self.own_flag().is_set();
         self.mutex(self.side).lock(if has_grace { Deadline::after(TRY_LOCK_GRACE) } else { deadline })
     }
 
@@ -173,9 +173,9 @@ impl Endpoint {
         true
     }
 
-    /// Yields once to a peer that this thread has woken, if there is nothing to receive and time for it: the
-    /// kernel may have queued the peer behind this thread on the same CPU. To be called before the lock is
-    /// taken.
+    /// Yields once after this thread has woken a peer, of this channel or another, if this side has nothing to receive
+    /// and the deadline leaves time: the kernel may have queued the peer behind this thread on the same CPU. To be
+    /// called before the lock is taken.
     #[inline]
     pub(crate) fn yield_to_woken(&self, deadline: Deadline) {
         if WOKE_PEER.get() && self.peer_position() == self.position() {
@@ -186,8 +186,8 @@ impl Endpoint {
         }
     }
 
-    /// Makes the eventfd readable exactly while something `is_ready`, although no thread waits here. To be
-    /// called under the lock, whenever that may have changed on this side.
+    /// Makes the eventfd readable if something `is_ready`, and else has the peer make it readable, although no thread
+    /// waits here. To be called under the lock, whenever that may have changed on this side.
     pub(crate) fn update_readiness(&self, is_ready: impl Fn() -> bool) {
         if !is_ready() {
             self.clear_eventfd();

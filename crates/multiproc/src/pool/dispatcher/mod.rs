@@ -1,4 +1,4 @@
-//! The lock around a pool's [`Scheduler`], and the threads that drive it.
+//! What a [`Pool`](super::Pool) and its calls share: the lock around the [`Scheduler`], and the threads that drive it.
 //!
 //! A caller that waits for results collects all results and dispatches all waiting chunks, for all
 //! callers. The pool's own thread does so when no caller waits. Only that thread reaps dead workers and has them
@@ -54,7 +54,7 @@ pub(crate) struct Dispatcher {
     options: SpawnOptions,
     /// Forks the workers, if they have a preloaded state.
     preload_server: Option<PreloadServer>,
-    /// Each item runs in the thread that submits it, and there is no other worker.
+    /// In inline mode: each item runs in the thread that submits it.
     inline: Option<InlineWorkers>,
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
@@ -165,7 +165,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Room for one more submitted task without a result; waits for it until the deadline.
+    /// Room for one more submitted task without a result; waits for it until the deadline, and fails then. `None`
+    /// without a limit.
     pub(crate) fn wait_for_permit(&self, deadline: Deadline) -> Result<Option<PendingPermit>> {
         let Some(max) = self.max_pending else { return Ok(None) };
         self.check_open()?;
@@ -185,7 +186,8 @@ impl Dispatcher {
         Ok(permit.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until the pool has ended; returns whether it has.
+    /// Waits until the pool has ended and its failed items are recorded; returns whether that is so at the deadline.
+    /// Then delivers what the workers have logged.
     pub(crate) fn wait_for_end(&self, deadline: Deadline) -> bool {
         let has_ended =
             self.is_inline() || self.become_driver(false).wait_until(deadline, || self.lock().has_ended());
@@ -194,8 +196,8 @@ impl Dispatcher {
         has_recorded
     }
 
-    /// Blocks until the records of failed items are written that other threads are writing; returns whether
-    /// they are.
+    /// Records failed items, and blocks until other threads have recorded those that they have taken; returns
+    /// whether that is so at the deadline.
     pub(super) fn wait_for_records(&self, deadline: Deadline) -> bool {
         let recording = self.recording.as_ref().filter(|_| self.original.is_current());
         recording.is_none_or(|recording| {
@@ -235,7 +237,7 @@ impl Dispatcher {
         Err(Error::invalid("only the process that created a pool can use it; this is a forked copy"))
     }
 
-    /// Dispatches chunks to workers that have room, and queues the rest.
+    /// Dispatches chunks to workers that have room, and queues the rest. In inline mode runs them.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_not_forked()?;
         if let Some(inline) = &self.inline {
@@ -247,8 +249,8 @@ impl Dispatcher {
         self.change(|state| state.submit(chunks))
     }
 
-    /// Gives each worker an item that `make_chunk` makes; later ones run the initializer. Returns the number
-    /// of items.
+    /// Gives each worker an item that `make_chunk` makes; workers started later run the initializer. Returns the
+    /// number of items.
     pub(crate) fn broadcast(
         &self,
         initializer: Initializer,
@@ -275,8 +277,8 @@ impl Dispatcher {
         }
     }
 
-    /// Withdraws a call, and kills the workers that run its items. Returns whether an item was cancelled. The
-    /// results of a call with several items are not read any more.
+    /// Withdraws a call. An item that runs is asked to end if its call has a grace; otherwise its worker is killed.
+    /// Returns whether an item was cancelled. The results of a call with several items are not read any more.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
         let is_cancelled = self.original.is_current() && self.change(|state| state.cancel(call));
         self.wakeup_page.callers().notify_all(); // results of other calls may have arrived
@@ -288,7 +290,7 @@ impl Dispatcher {
         self.original.is_current() && self.lock().is_running(call)
     }
 
-    /// Changes the state, and wakes the threads whose sleep would last too long after it.
+    /// Changes the state, and wakes the threads that would sleep past the next step.
     fn change<T>(&self, change: impl FnOnce(&mut Scheduler) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
@@ -314,7 +316,7 @@ impl Dispatcher {
         self.thread.wake();
     }
 
-    /// Drops waiting work and ends the workers: terminates busy ones after `timeout`, kills them after
+    /// Fails waiting items as cancelled and ends the workers: terminates busy ones after `timeout`, kills them after
     /// `kill_after`.
     pub(crate) fn end(&self, timeout: Duration, kill_after: Duration) {
         if !self.original.is_current() {
@@ -332,8 +334,8 @@ impl Dispatcher {
         }
     }
 
-    /// Collects results and dispatches waiting chunks. Wakes the callers if there are others than the
-    /// `own_callers` of this thread: 1 if it is one of them, or 0.
+    /// Collects results and dispatches waiting chunks. Wakes the callers if more wait than the `own_callers` of this
+    /// thread: 1 if it is one of them, or 0.
     fn poll(&self, own_callers: usize) -> PollResult {
         let mut state = self.lock();
         let polled = state.poll();

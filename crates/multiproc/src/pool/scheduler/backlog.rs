@@ -13,7 +13,7 @@ use crate::pool::chunk::Chunk;
 use crate::sys::running_time::RunningTime;
 
 /// A queue, ordered by [sort key](Call::sort_key). Adding a chunk, taking the first one, and withdrawing all
-/// chunks of a call take constant time.
+/// chunks of a call take constant time, apart from chunks that come out of order, and the removal of withdrawn ones.
 ///
 /// Chunks of one priority are in the order of their keys when they are added, so each priority has a queue. The
 /// first chunk of all is the first one of a queue.
@@ -28,7 +28,7 @@ pub(super) struct Backlog {
     front: usize,
     /// The number of withdrawn chunks in the queues.
     withdrawn: usize,
-    /// Chunks that enter the queue at an instant.
+    /// Chunks to be retried, which enter the queue when their pause ends.
     pausing: BTreeMap<Pause, Chunk>,
     /// The same by the [address] of their calls, so that a call's are found among those of many calls.
     pauses_of_calls: BTreeSet<(usize, Pause)>,

@@ -1,4 +1,4 @@
-//! The scheduler: which worker gets which items.
+//! The scheduler: the state of a pool, which is its workers, the chunks that wait, and its end.
 //!
 //! A single state behind one lock; whichever thread holds the lock advances it.
 
@@ -36,7 +36,7 @@ pub(crate) struct Scheduler {
     /// Why the pool cannot have workers; every call returns this error.
     broken: Option<Error>,
     policy: Policy,
-    /// When to dispatch again chunks for which a socket had no room, and results for which there was no descriptor.
+    /// When to retry chunks for which a socket had no room, and results for which there was no descriptor.
     redispatch_at: Option<Instant>,
     /// When items unclaimed by a worker, or results that it has not made visible, are overdue. In nanoseconds
     /// of the coarse clock, which each poll reads anyway.
@@ -51,13 +51,13 @@ pub(crate) struct Scheduler {
     measured_at: u64,
     /// Results have arrived since then, and their tasks may have grown the workers.
     unmeasured: bool,
-    /// A call has received a result outside a poll.
+    /// A call has received a result since the last poll.
     progressed: bool,
     /// Workers have items of their own that wait: those of broadcasts.
     has_worker_bound: bool,
     sleep: Sleep,
     starts: Starts,
-    /// Of the workers that have ended.
+    /// The statistics of the workers that have ended.
     ended: PoolStats,
 }
 
@@ -68,8 +68,9 @@ pub(crate) struct Policy {
     pub(crate) name: String,
     /// How many workers the pool keeps, at most.
     pub(crate) workers: usize,
-    /// After how long an idle worker is shut down, and how many stay.
+    /// After how long an idle worker is shut down.
     pub(crate) idle_timeout: Option<Duration>,
+    /// How many idle workers stay.
     pub(crate) min_workers: usize,
     /// Items per chunk; by default [`Call::target_chunk_len`].
     pub(crate) chunk_size: Option<u32>,
@@ -119,8 +120,8 @@ const REDISPATCH_AFTER: Duration = Duration::from_millis(2);
 /// How long items may stay unclaimed with a worker that shows no result, and how long results may stay
 /// invisible, in nanoseconds. Normally both take a few microseconds.
 const STALL_LIMIT: u64 = 5_000_000;
-/// The longest time between two checks for invisible results, if all items were begun: checks that find nothing,
-/// while a long item runs, become rarer.
+/// The longest time between two checks for invisible results, if all items were begun, in nanoseconds: checks that
+/// find nothing, while a long item runs, become rarer.
 const LONGEST_STALL_WAIT: u64 = 50_000_000;
 
 /// For threads that call the pool:
@@ -174,9 +175,9 @@ impl Scheduler {
         self.dispatch();
     }
 
-    /// Withdraws a call, and ends the items that run with their workers. Returns whether an item was
-    /// cancelled. The result of a call of one item is that error then; the results of a call with several are
-    /// not read any more.
+    /// Withdraws a call. An item that runs is asked to end if its call has a grace; otherwise its worker is killed.
+    /// Returns whether an item was cancelled. The result of a call of one item is [`Cause::Cancelled`] then; the
+    /// results of a call with several are not read any more.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let mut is_cancelled = self.fail_pending(call);
         for worker in &mut self.workers {
@@ -193,8 +194,8 @@ impl Scheduler {
         self.workers.iter().any(|worker| worker.is_running(call))
     }
 
-    /// Fails the unclaimed items of a call; returns whether there were any. A call with several items has no
-    /// reader any more.
+    /// Withdraws the unclaimed items of a call; returns whether there were any. Then one error is delivered, for its
+    /// first item: a call with several has no reader any more.
     fn fail_pending(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
             self.backlog.put_back(worker.revoke(u32::MAX));
@@ -306,15 +307,16 @@ impl Scheduler {
         self.stall_check_at = is_needed.then(|| planned.min(now + self.stall_wait));
     }
 
-    /// Whether a poll and the pool's thread have nothing to do: no item waits or runs, and all is open.
+    /// Whether a poll and the pool's thread have nothing to do: no item waits or runs, and the pool is open, without an
+    /// idle timeout, and measured.
     pub(crate) fn is_at_rest(&self) -> bool {
         let is_open = matches!(self.phase, Phase::Open) && self.policy.idle_timeout.is_none();
         let is_open = is_open && !self.unmeasured;
         is_open && self.backlog.is_empty() && self.workers.iter().all(WorkerHandle::is_idle)
     }
 
-    /// Whether items may lie with a worker that is not about to begin them, and another could. While none is ready,
-    /// none could.
+    /// Whether items may lie with a worker that is not about to begin them, and another could. False if no worker is
+    /// ready.
     fn may_be_stuck(&self) -> bool {
         let has_others = self.has_others();
         self.has_ready() && self.workers.iter().any(|worker| worker.may_be_stuck(has_others))

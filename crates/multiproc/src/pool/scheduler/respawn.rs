@@ -1,4 +1,4 @@
-//! Starts, reaps and replaces the workers of a pool.
+//! Decides when a worker is started, which also replaces a dead one, and settles the items of a dead worker.
 
 use std::time::Duration;
 

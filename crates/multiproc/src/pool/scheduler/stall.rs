@@ -18,8 +18,8 @@ impl Scheduler {
         self.sleep.wake_requested |= self.needs_worker();
     }
 
-    /// Shuts down idle workers that begin nothing, if all do, in a pool that starts a worker only for work that
-    /// no other can run: it starts others then.
+    /// If no worker begins anything, in a pool that starts a worker only for work that no other can run: shuts down
+    /// those without items, so that others are started.
     fn shut_down_stopped(&mut self) {
         let starts_for_work = self.policy.idle_timeout.is_some() || matches!(self.phase, Phase::Closed);
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());

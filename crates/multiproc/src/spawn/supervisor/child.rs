@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
-use super::{HUNG_UP, Supervisor, lock, of_forked_copy};
+use super::{HUNG_UP, Supervisor, forked_copy_error, lock};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::SharedFd;
 use crate::sys::pidfd::{Exit, PidFd};
@@ -162,7 +162,7 @@ impl Child {
         if self.supervisor().is_some() {
             return Ok(());
         }
-        Err(of_forked_copy())
+        Err(forked_copy_error())
     }
 
     /// Its supervisor. `None` in a forked copy of this process, whose child it is not.

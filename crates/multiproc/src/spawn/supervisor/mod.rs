@@ -1,9 +1,10 @@
-//! The supervisor: one [thread] that executes all children and zygotes of this process, and learns of
-//! every exit, by `epoll(7)` on their pidfds.
+//! The supervisor: one [thread] that starts zygotes and executed children of this process, and learns of every exit, by
+//! `epoll(7)` on their pidfds.
 //!
 //! The parent-death signal ties a child to the *thread* that started it. So that thread lives as long as the
-//! program. Children that a zygote forks are this thread's, too. A status is collected under the child's own
-//! lock: by a thread that waits for the child, or else by the supervisor, so that no zombie remains.
+//! program. A zygote forks with `CLONE_PARENT`, so its forks are children of this thread, too. A status is collected
+//! under the child's own lock: by a thread that waits for the child, or else by the supervisor, so that no zombie
+//! remains.
 
 mod child;
 mod thread;
@@ -29,7 +30,7 @@ use crate::sys::pidfd::PidFd;
 use crate::sys::poll::Deadline;
 use crate::sys::process_local::ProcessLocal;
 
-/// A request to execute the program to be a child.
+/// A request to start a child, which executes the program again.
 pub(crate) struct SpawnRequest {
     pub(crate) name: String,
     pub(crate) environment: EnvChanges,
@@ -43,9 +44,9 @@ pub(crate) struct SpawnRequest {
     pub(crate) deadline: Deadline,
 }
 
-/// Executes the program to be a child. Returns once it is executed; blocks until the request's deadline.
+/// Starts a child, which executes the program again. Blocks until it does, or until the request's deadline.
 ///
-/// The thread that executes is held up until then, so if the new process is stopped just before, that lasts.
+/// The supervisor is held up until then: a new process that is stopped just before its exec blocks all later ones.
 pub(crate) fn start(request: SpawnRequest) -> Result<Arc<Child>> {
     let supervisor = Supervisor::get()?;
     let (reply, replied) = mpsc::sync_channel(1);
@@ -93,7 +94,8 @@ fn register(new: NewChild) -> Result<Arc<Child>> {
     }
 }
 
-/// Has the supervisor thread call `on_hangup` once the other end of this socket is closed. It must not block.
+/// Has the supervisor thread call `on_hangup` once the other end of this socket is closed. The function must not block,
+/// and must be the same in all calls.
 pub(crate) fn watch_preforked(socket: BorrowedFd<'_>, on_hangup: fn()) -> Result<()> {
     let _ = ON_PREFORKED_HANGUP.get().set(on_hangup);
     let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, PREFORKED);
@@ -126,8 +128,8 @@ fn registered(is_wanted: impl Fn(&Child) -> bool) -> Vec<Arc<Child>> {
     children.values().filter(|child| is_wanted(child)).cloned().collect()
 }
 
-/// The error of what only the parent of a child can do.
-pub(crate) fn of_forked_copy() -> Error {
+/// The error of a forked copy that uses a child of the original.
+pub(crate) fn forked_copy_error() -> Error {
     Error::invalid("only the process that started a child can use it; this is a forked copy")
 }
 
@@ -156,17 +158,17 @@ struct Supervisor {
     original: OriginalProcess,
     requests: mpsc::Sender<(SpawnRequest, SpawnReply)>,
     wakeup: EventFd,
-    /// The events of the thread: `wakeup`, and every child's exit.
+    /// The events of the thread: `wakeup`, every child's exit, and the hang-ups that are watched.
     epoll: Epoll,
     children: Mutex<HashMap<u64, Arc<Child>>>,
     next_id: AtomicU64,
 }
 
-/// The epoll events: a request, a pre-forked child's hang-up, otherwise a child's id; with this bit, its
-/// liveness socket's hang-up.
+/// The epoll events: a request, a pre-forked child's hang-up, otherwise a child's id.
 const WAKEUP: u64 = 0;
 const PREFORKED: u64 = 1;
 const FIRST_CHILD: u64 = 2;
+/// With this bit, the hang-up of the child's liveness socket.
 const HUNG_UP: u64 = 1 << 63;
 
 static SUPERVISOR: ProcessLocal<Mutex<Option<Arc<Supervisor>>>> = ProcessLocal::new(|_| Mutex::default());

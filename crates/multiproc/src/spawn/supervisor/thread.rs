@@ -1,4 +1,4 @@
-//! The supervisor thread: executes children on request, kills late ones, and reaps ended ones.
+//! The supervisor thread: starts executed children on request, kills late ones, and reaps ended ones.
 
 use std::os::fd::AsFd;
 use std::sync::mpsc;
