@@ -2,7 +2,9 @@
 //! take nothing away from it, and they can use the library as any process. None waits for a lock that a thread of the
 //! original held at the fork.
 
-use std::process::Command;
+use std::io::stderr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, exit};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -10,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use multiproc::queue::bounded;
 use multiproc::server::CallHandle;
+use multiproc::sync::OnceCell;
 use multiproc::{
     Pool, Process, Result, Server, SharedSlice, StartMethod, as_completed, pipe, wait_any_timeout,
 };
 use nix::libc;
-use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, alarm, fork};
 
 use crate::support::{METHODS, Outcome, TEST_TIMEOUT, alone, block, trials, with};
 
@@ -23,7 +26,12 @@ trials![
     a_copy_that_drops_an_iterator_takes_nothing_away,
     a_copy_that_ends_the_pool_takes_nothing_away,
     a_copy_that_waits_for_a_task_is_told_that_it_is_one,
+    a_copy_that_drops_the_pool_joins_its_own,
     a_copy_of_the_process_can_do_nothing_with_its_pool,
+    a_copy_does_not_end_a_child,
+    a_copy_that_a_method_lets_return_serves_nothing,
+    a_copy_that_makes_a_shared_value_does_not_share_it,
+    a_copy_that_calls_exit_does_not_wait_for_standard_error,
     a_call_in_a_forked_copy_does_not_slow_down_the_pool,
     a_copy_made_while_results_arrive_ends,
     a_copy_made_while_replies_arrive_ends,
@@ -42,14 +50,13 @@ pub(crate) fn in_fork(act: impl FnOnce() -> bool) -> bool {
     // order, and those whose owner, this library, must do so: that is what is tested.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            // SAFETY: takes a number. A copy that hangs is killed, so that the test fails.
-            unsafe { libc::alarm(u32::try_from(TEST_TIMEOUT.as_secs()).unwrap_or(u32::MAX)) };
-            let good = act();
+            alarm::set(u32::try_from(TEST_TIMEOUT.as_secs()).unwrap()); // one that hangs is killed, so the test fails
+            let good = catch_unwind(AssertUnwindSafe(act)).unwrap_or(false); // else this copy would leave here
             // SAFETY: ends the process at once.
             unsafe { libc::_exit(i32::from(!good)) }
         }
         ForkResult::Parent { child } => {
-            matches!(waitpid(child, None), Ok(nix::sys::wait::WaitStatus::Exited(_, 0)))
+            matches!(waitpid(child, None), Ok(WaitStatus::Exited(_, 0)))
         }
     }
 }
@@ -108,6 +115,120 @@ fn a_copy_that_ends_the_pool_takes_nothing_away() -> Outcome {
             }));
             assert_eq!(results.collect::<Result<Vec<_>>>()?, (1..60).collect::<Vec<_>>());
         }
+        Ok(())
+    })
+}
+
+/// The C library gives a later thread of the copy the handle of a thread that the copy lacks.
+#[allow(unsafe_code)]
+fn a_copy_that_drops_the_pool_joins_its_own() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        assert!(in_fork(|| {
+            let Ok(own) = Pool::new(1) else { return false };
+            // SAFETY: this process ends before the pool is used or dropped again.
+            drop(unsafe { std::ptr::read(&raw const pool) });
+            let result = own.apply(square, (3,));
+            own.join();
+            result.is_ok_and(|number| number == 9)
+        }));
+        assert_eq!(pool.apply(square, (3,))?, 9);
+        Ok(())
+    })
+}
+
+fn a_copy_does_not_end_a_child() -> Outcome {
+    alone(|| {
+        let (latch, theirs) = pipe()?;
+        let child = Process::spawn(block, (theirs,))?;
+        assert!(in_fork(|| {
+            let refused = [child.kill(), child.terminate()];
+            refused
+                .iter()
+                .all(|refused| refused.as_ref().is_err_and(|e| e.to_string().contains("forked copy")))
+        }));
+        drop(latch);
+        child.join()?;
+        Ok(())
+    })
+}
+
+/// Forks; `in_copy` says what follows in the copy, which a hang kills.
+#[allow(unsafe_code)]
+fn fork_in_task(in_copy: impl FnOnce()) -> Option<Pid> {
+    // SAFETY: as in `in_fork`.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            alarm::set(u32::try_from(TEST_TIMEOUT.as_secs()).unwrap());
+            in_copy();
+            None
+        }
+        ForkResult::Parent { child } => Some(child),
+    }
+}
+
+fn has_ended_well(child: Pid) -> bool {
+    waitpid(child, None) == Ok(WaitStatus::Exited(child, 0))
+}
+
+fn a_copy_that_a_method_lets_return_serves_nothing() -> Outcome {
+    fn make(forks: bool) -> u64 {
+        if forks { fork_in_task(|| ()).map_or(100, |copy| has_ended_well(copy).into()) } else { 1 }
+    }
+    fn add_and_fork(sum: &mut u64, number: u64) -> bool {
+        *sum += number;
+        fork_in_task(|| ()).is_some_and(has_ended_well)
+    }
+    fn add(sum: &mut u64, number: u64) -> u64 {
+        *sum += number;
+        *sum
+    }
+    alone(|| {
+        for forks in [false, true] {
+            let server = Server::spawn(make, (forks,))?;
+            assert!(server.call(add_and_fork, (1,))?, "the copy ends at once");
+            assert_eq!(server.call(add, (1,))?, 3);
+            assert_eq!(server.stop()?, 3);
+        }
+        Ok(())
+    })
+}
+
+fn a_copy_that_makes_a_shared_value_does_not_share_it() -> Outcome {
+    alone(|| {
+        let cell = OnceCell::<u64>::new()?;
+        let made = cell.get_or_init(|| {
+            let copy = fork_in_task(|| ());
+            copy.map_or(1, |copy| {
+                assert!(has_ended_well(copy));
+                if cell.get().is_none() { 2 } else { 3 }
+            })
+        })?;
+        if made == 1 {
+            exit(0); // the copy
+        }
+        assert_eq!((made, cell.get()), (2, Some(2)));
+        Ok(())
+    })
+}
+
+fn a_copy_that_calls_exit_does_not_wait_for_standard_error() -> Outcome {
+    alone(|| {
+        let (locked, is_locked) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let holder = thread::spawn(move || {
+            let lock = stderr().lock();
+            locked.send(()).unwrap();
+            let _ = ended.recv();
+            drop(lock);
+        });
+        is_locked.recv().unwrap();
+        let task = || fork_in_task(|| exit(0)).is_some_and(has_ended_well);
+        let child = Process::builder().inline(true).spawn(task, ())?;
+        let is_well = child.join();
+        drop(end);
+        holder.join().unwrap();
+        assert!(is_well?);
         Ok(())
     })
 }

@@ -316,7 +316,8 @@ impl<T> Process<T> {
     /// wait. A child that has ended is no error.
     ///
     /// # Errors
-    /// When the kernel refuses the signal, for example because the child has become another user's.
+    /// When the kernel refuses the signal, for example because the child has become another user's; and in a forked copy
+    /// of this process.
     pub fn terminate(&self) -> Result<()> {
         self.started.terminate()
     }
@@ -324,7 +325,7 @@ impl<T> Process<T> {
     /// Sends the child SIGKILL, also when it is another user's. Does not wait. No error if it has ended.
     ///
     /// # Errors
-    /// In [inline mode](ProcessBuilder::inline), when the task runs.
+    /// In [inline mode](ProcessBuilder::inline), when the task runs; and in a forked copy of this process.
     pub fn kill(&self) -> Result<()> {
         self.started.kill()
     }

@@ -128,7 +128,7 @@ impl<T: DeserializeOwned> IntoFuture for Process<T> {
 impl<T> Drop for ProcessFuture<T> {
     fn drop(&mut self) {
         if let Some(process) = self.process.take().filter(|_| self.kill_on_drop) {
-            let _ = process.kill(); // refused in inline mode alone
+            let _ = process.kill(); // refused in inline mode, and in a forked copy
         }
     }
 }

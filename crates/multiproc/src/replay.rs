@@ -1,7 +1,6 @@
 //! Runs a recorded task in the program's first process, where a debugger sees it.
 
 use std::env;
-use std::io::{Write, stderr};
 use std::path::Path;
 use std::process::exit;
 
@@ -12,6 +11,7 @@ use crate::record::{Runner, TaskRecord};
 use crate::spawn::run_task::{call_start_functions, failure_code, freeze_start_functions};
 use crate::sys::environment;
 use crate::sys::privileges::is_secure;
+use crate::sys::stdio::print_error;
 use crate::task::RunOnce;
 use crate::task::initializer::Initializer;
 
@@ -81,5 +81,5 @@ fn run(record: &TaskRecord, arguments: &[u8]) -> Result<()> {
 }
 
 fn say(text: &str) {
-    let _ = writeln!(stderr(), "multiproc: {text}"); // standard error may be closed
+    print_error(&format!("multiproc: {text}"));
 }

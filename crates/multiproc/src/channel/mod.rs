@@ -33,6 +33,7 @@ use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::eventfd;
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::socket;
 use crate::sys::thread_id;
 
@@ -62,6 +63,8 @@ pub(crate) struct ChannelEnd {
     ring: Ring,
     layout: Layout,
     liveness: LivenessCache,
+    /// A receiving end is counted for this process, and not for its forked copies.
+    original: OriginalProcess,
 }
 
 /// A message to send.
@@ -155,6 +158,7 @@ impl Layout {
             ring,
             layout: self,
             liveness: LivenessCache::default(),
+            original: OriginalProcess::current(),
         }))
     }
 }
@@ -220,7 +224,7 @@ impl ChannelEnd {
 
 impl Drop for ChannelEnd {
     fn drop(&mut self) {
-        if self.endpoint.side() == Side::Consumers {
+        if self.endpoint.side() == Side::Consumers && self.original.is_current() {
             self.receivers().fetch_sub(1, Relaxed);
         }
     }

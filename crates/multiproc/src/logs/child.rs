@@ -8,6 +8,7 @@ use super::LogLink;
 use super::record::SentRecord;
 use crate::impl_serde::impl_serde;
 use crate::sys::process::own_pid;
+use crate::sys::process_local::ProcessLocal;
 
 struct ChildLogger {
     link: LogLink,
@@ -68,7 +69,8 @@ impl FirstItem {
 }
 
 /// The index of the item with this number.
-static ITEMS: RwLock<(FirstItem, u32)> = RwLock::new((FirstItem(None), 0));
+static ITEMS: ProcessLocal<RwLock<(FirstItem, u32)>> =
+    ProcessLocal::new(|_| RwLock::new((FirstItem(None), 0)));
 
 /// Says where this worker's number of the running item can be loaded.
 pub(crate) fn set_running_item(number: impl Fn() -> Option<u32> + Send + Sync + 'static) {
@@ -77,11 +79,11 @@ pub(crate) fn set_running_item(number: impl Fn() -> Option<u32> + Send + Sync + 
 
 /// Says that the items from this number on have the indices from `first` on.
 pub(crate) fn begin_items(first: FirstItem, number: u32) {
-    *ITEMS.write().unwrap_or_else(PoisonError::into_inner) = (first, number);
+    *ITEMS.get().write().unwrap_or_else(PoisonError::into_inner) = (first, number);
 }
 
 fn running_item() -> Option<u64> {
     let number = RUNNING_ITEM.get()?()?;
-    let (FirstItem(first), at) = *ITEMS.read().unwrap_or_else(PoisonError::into_inner);
+    let (FirstItem(first), at) = *ITEMS.get().read().unwrap_or_else(PoisonError::into_inner);
     Some(first?.wrapping_add(number.wrapping_sub(at).into()))
 }

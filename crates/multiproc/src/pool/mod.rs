@@ -51,6 +51,7 @@ pub(crate) mod worker_rings;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::forget;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -267,13 +268,14 @@ impl<M> Pool<M> {
     }
 
     fn wait_for_end(&mut self) {
-        if let Some(thread) = self.thread.take()
-            && self.original.is_current()
-        {
-            let _ = thread.join(); // if it has panicked, every call has failed
-            self.dispatcher.wait_for_records(Deadline::Never);
-            logs::deliver(Deadline::Never);
+        let Some(thread) = self.thread.take() else { return };
+        if !self.original.is_current() {
+            forget(thread); // a copy lacks the thread, and another of its own may have that handle
+            return;
         }
+        let _ = thread.join(); // if it has panicked, every call has failed
+        self.dispatcher.wait_for_records(Deadline::Never);
+        logs::deliver(Deadline::Never);
     }
 }
 

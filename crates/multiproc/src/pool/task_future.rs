@@ -105,6 +105,7 @@ impl<R: DeserializeOwned> Future for TaskFuture<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         let this = &mut *self;
         let TaskHandle { dispatcher, call, .. } = &this.handle;
+        dispatcher.check_not_forked()?; // before a thread is started
         if this.state == State::New && !dispatcher.spin_until(|| call.has_arrived()) {
             this.set_state(State::Waiting);
         }

@@ -4,7 +4,7 @@ mod build;
 mod file;
 
 use std::fs::{DirBuilder, File, OpenOptions, read_dir, remove_file};
-use std::io::{self, ErrorKind::AlreadyExists, Write, stderr};
+use std::io::{self, ErrorKind::AlreadyExists, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{self, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sys::privileges::is_secure;
 use crate::sys::process::own_pid;
 use crate::sys::process_local::ProcessLocal;
+use crate::sys::stdio::print_error;
 
 pub(crate) use self::file::{Arguments, Runner, TaskRecord};
 
@@ -112,7 +113,7 @@ impl Recorder {
             Err(why) => {
                 if !std::mem::replace(&mut writer.has_reported, true) {
                     let directory = self.directory.display();
-                    let _ = writeln!(stderr(), "multiproc: cannot record failed tasks in {directory}: {why}");
+                    print_error(&format!("multiproc: cannot record failed tasks in {directory}: {why}"));
                 }
                 error
             }

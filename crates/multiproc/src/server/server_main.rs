@@ -16,6 +16,7 @@ use crate::error::{Cause, Error, Origin, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 use crate::task::TaskId;
@@ -91,6 +92,8 @@ enum Next {
 type Undelivered = (u64, Vec<u8>, Vec<SharedFd>);
 
 struct Server {
+    /// A copy that a method forks and lets return must not serve.
+    original: OriginalProcess,
     requests: ReceiverCore,
     memory: SharedMemory,
     name: String,
@@ -114,8 +117,12 @@ impl Server {
         let requests = ReceiverCore::open(requests(start.capacity), start.memory.clone(), start.fds)?;
         requests.discard_orphans()?; // a caller whose channel an earlier process has taken connects again
         let descriptors = descriptors(start.descriptors)?;
-        let state = start.make.find::<MakeState>()?.run(&start.args, descriptors)?;
+        let original = OriginalProcess::current();
+        let state = start.make.find::<MakeState>()?.run(&start.args, descriptors);
+        original.exit_if_copy();
+        let state = state?;
         Ok(Self {
+            original,
             requests,
             memory: start.memory,
             name: start.name,
@@ -207,6 +214,7 @@ impl Server {
                 .run(&mut *self.state, args, descriptors, &mut reply)
                 .inspect_err(|error| self.poisoned = error.is_panic().then(|| method.name())),
         };
+        self.original.exit_if_copy();
         failpoint::hit(Failpoint::CallRan);
         let next = match result {
             Ok(descriptors) => self.reply(id, &reply, &descriptors).map(|()| Next::Continue),
@@ -236,6 +244,7 @@ impl Server {
             Some(panicked) => Err(Error::new(Cause::StatePoisoned(panicked.to_owned()))),
             None => encode.find::<EncodeState>().and_then(|encode| encode.run(&*self.state, &mut reply)),
         };
+        self.original.exit_if_copy();
         match encoded {
             Ok(descriptors) => self.reply(id, &reply, &descriptors)?,
             Err(error) => {
@@ -244,6 +253,7 @@ impl Server {
             }
         }
         self.state = Box::new(()); // its drop may take long, and an end of the channels counts as a death
+        self.original.exit_if_copy();
         self.flush_replies();
         Ok(Next::End)
     }

@@ -29,7 +29,9 @@ pub(crate) fn stop() -> Result<()> {
     ForkServerGuard::take(Deadline::limit(EXIT_GRACE))?.shut_down();
     let deadline = Deadline::limit(EXIT_GRACE);
     let processes = supervisor::internal_processes();
-    processes.iter().for_each(|process| process.kill());
+    for process in &processes {
+        process.kill();
+    }
     match processes.iter().find(|process| process.wait(deadline).is_none()) {
         None => Ok(()),
         Some(process) => Err(Error::timeout(&format!("end the fork server's process {}", process.pid()))),

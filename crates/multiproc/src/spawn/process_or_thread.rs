@@ -64,7 +64,10 @@ impl ProcessOrThread {
 
     pub(crate) fn terminate(&self) -> Result<()> {
         match self {
-            Self::Child(started) => started.child.terminate(),
+            Self::Child(started) => {
+                started.child.check_not_forked()?;
+                started.child.terminate()
+            }
             Self::Thread(thread) => thread.kill(),
         }
     }
@@ -72,6 +75,7 @@ impl ProcessOrThread {
     pub(crate) fn kill(&self) -> Result<()> {
         match self {
             Self::Child(started) => {
+                started.child.check_not_forked()?;
                 started.child.kill();
                 Ok(())
             }

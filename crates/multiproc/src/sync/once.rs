@@ -79,7 +79,17 @@ impl<T: Pod> OnceCell<T> {
         // Whatever a holder that died has left: only the state says that there is a value.
         self.shared.check_not_held("cell")?;
         let _guard = self.shared.lock_slots(Deadline::Never)?;
-        Ok(self.get().map_or_else(|| make().inspect(|value| self.put(value)), Ok))
+        if let Some(value) = self.get() {
+            return Ok(Ok(value));
+        }
+        let made = make();
+        // A copy of the process that `make` has forked and let return does not hold the lock.
+        if let Ok(value) = &made
+            && self.shared.mutex().is_own()
+        {
+            self.put(value);
+        }
+        Ok(made)
     }
 
     /// Fills the cell, unless it is filled; returns whether it did. Blocks while another thread makes the

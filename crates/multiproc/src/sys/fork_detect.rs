@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use super::atomic::{AtomicU32, Relaxed};
-use super::process::own_pid;
+use super::process::{exit_immediately, own_pid};
 
 /// The identity of a process. A forked copy has another.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +37,13 @@ impl OriginalProcess {
     #[inline]
     pub(crate) fn is_current(self) -> bool {
         self.word.load(Relaxed) == self.number || self.is_current_by_pid()
+    }
+
+    /// Ends the calling process if it is a copy, which user code has forked and let return.
+    pub(crate) fn exit_if_copy(self) {
+        if !self.is_current() {
+            exit_immediately(0);
+        }
     }
 
     #[cold]

@@ -2,10 +2,10 @@
 //! whole program, which would otherwise end without a word.
 
 use std::cell::Cell;
-use std::io::{Write, stderr};
 
 use super::at_exit::at_exit;
 use super::process_local::DoneOnce;
+use super::stdio::print_error;
 
 thread_local! {
     /// How many such tasks this thread runs, one within the other.
@@ -25,9 +25,8 @@ pub(crate) fn with_exit_warning<T>(task: impl FnOnce() -> T) -> T {
 /// Exit handlers run on the thread that calls `exit`.
 extern "C" fn notice() {
     if RUNNING.get() > 0 {
-        let _ = writeln!(
-            stderr(),
-            "multiproc: a task called exit in inline mode (MULTIPROC_INLINE), where it ends the whole program"
+        print_error(
+            "multiproc: a task called exit in inline mode (MULTIPROC_INLINE), where it ends the whole program",
         );
     }
 }

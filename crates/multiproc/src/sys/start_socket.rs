@@ -3,8 +3,7 @@
 //! A process takes a task only from a start socket that its living parent has made with no more privileges
 //! than it has itself. The kernel vouches for the maker (`SO_PEERCRED`).
 
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -14,6 +13,7 @@ use nix::unistd::{Gid, Uid, getppid};
 
 use super::process::exit_immediately;
 use super::socket::waiting_packet;
+use super::stdio::{print_error, stdin};
 use super::{privileges, program};
 use crate::error::{Cause, Error, Result};
 
@@ -32,8 +32,8 @@ pub(crate) struct SocketOwner {
 /// Ends this process if the socket's maker is not its living parent: then it is an unrelated process, or the
 /// parent has died and its orphan must not run the whole program instead.
 pub(crate) fn take_bootstrap_socket(has_magic: impl FnOnce(&[u8]) -> bool) -> Option<(OwnedFd, SocketOwner)> {
-    let stdin = io::stdin();
-    let Some(owner) = owner(stdin.as_fd()) else {
+    let stdin = stdin();
+    let Some(owner) = owner(stdin) else {
         if program::is_executed_as_child() {
             cannot_start(
                 "standard input was closed or replaced before multiproc::init(), which must come first",
@@ -41,7 +41,7 @@ pub(crate) fn take_bootstrap_socket(has_magic: impl FnOnce(&[u8]) -> bool) -> Op
         }
         return None;
     };
-    match waiting_packet(stdin.as_fd()) {
+    match waiting_packet(stdin) {
         Some(packet) if has_magic(&packet) => {}
         packet => return bad_magic(owner, packet.is_some()),
     }
@@ -49,7 +49,7 @@ pub(crate) fn take_bootstrap_socket(has_magic: impl FnOnce(&[u8]) -> bool) -> Op
     if tied.is_err() || owner.pid != getppid().as_raw() {
         exit_immediately(1);
     }
-    match stdin.as_fd().try_clone_to_owned() {
+    match stdin.try_clone_to_owned() {
         Ok(socket) => Some((socket, owner)),
         Err(error) => cannot_start(&format!("cannot copy a descriptor: {error}")),
     }
@@ -76,7 +76,7 @@ pub(crate) fn check_privileges(owner: SocketOwner) -> Result<()> {
 
 /// A child that cannot report to its parent tells the user. It must not run the whole program again.
 fn cannot_start(why: &str) -> ! {
-    let _ = writeln!(io::stderr(), "a child process did not start: {why}");
+    print_error(&format!("a child process did not start: {why}"));
     exit_immediately(1)
 }
 

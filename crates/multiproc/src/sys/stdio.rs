@@ -1,15 +1,29 @@
 //! The standard streams as descriptors: 0, 1 and 2. No value owns them.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::write;
 
-/// Standard output. `std::io::stdout` takes a lock at its first use, which stays locked in a copy of the process that
-/// another thread forks meanwhile.
-pub(crate) fn stdout() -> BorrowedFd<'static> {
+/// Standard input. `std::io::stdin`, as `stdout`, takes a lock at its first use, which stays locked in a copy of the
+/// process that another thread forks meanwhile.
+pub(crate) fn stdin() -> BorrowedFd<'static> {
     // SAFETY: no value owns a standard stream. An operation on a closed one is an error.
+    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+}
+
+/// Standard output; as [`stdin`].
+pub(crate) fn stdout() -> BorrowedFd<'static> {
+    // SAFETY: as above.
     unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
+}
+
+/// Prints a line on standard error, which may be closed. `eprintln!` takes a lock, which stays locked in a copy of the
+/// process that another thread forks meanwhile.
+pub(crate) fn print_error(text: &str) {
+    let _ = write(io::stderr(), format!("{text}\n").as_bytes());
 }
 
 /// Makes a descriptor the standard stream with this number, which stays open through exec.

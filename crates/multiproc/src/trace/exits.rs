@@ -29,6 +29,9 @@ impl Tracer {
         self.buffer.set_label(kind, name);
         self.buffer.begin(begun, 0);
         let result = run();
+        if !self.original.is_current() {
+            return result; // the slice is the original's
+        }
         self.buffer.end();
         self.put_or_wait(self.slice_since(category(kind), name, begun));
         result

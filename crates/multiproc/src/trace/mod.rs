@@ -15,7 +15,6 @@ mod submissions;
 mod tracer;
 
 use std::env::var_os;
-use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Mutex, Once, PoisonError};
@@ -36,6 +35,7 @@ use crate::sys::poll::Deadline;
 use crate::sys::privileges::is_secure;
 use crate::sys::process_local::ProcessLocal;
 use crate::sys::signals::with_signals_blocked;
+use crate::sys::stdio::print_error;
 use crate::sys::thread_id::ThreadId;
 
 pub(crate) use self::exits::{cancelled, died, exited, restarted, task, timed_out};
@@ -116,7 +116,7 @@ pub(crate) fn start_from_environment() {
     if let Err(error) = start(path)
         && !is_open_in_an_ancestor(path)
     {
-        let _ = writeln!(stderr(), "multiproc: no trace (MULTIPROC_TRACE): {error}");
+        print_error(&format!("multiproc: no trace (MULTIPROC_TRACE): {error}"));
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Tracer {
     pub(super) pid: u32,
     /// In the process that has begun the trace.
     pub(super) writer: Option<Writer>,
-    original: OriginalProcess,
+    pub(super) original: OriginalProcess,
 }
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();

@@ -247,9 +247,12 @@ where
     /// Has `waker` called at the next arrival; `false` if there is something to collect.
     #[cfg(feature = "async")]
     fn will_wake(&self, waker: &Waker) -> Result<bool> {
+        if self.dispatcher.check_not_forked().is_err() {
+            return Ok(false); // collecting says so
+        }
         self.dispatcher.check();
         self.dispatcher.wake_at_arrival(&self.call, OnArrival::foreign(waker)?);
-        Ok(!self.call.has_arrived() && self.dispatcher.check_not_forked().is_ok())
+        Ok(!self.call.has_arrived())
     }
 
     /// The next result of the current span. Decoding may run user code.
