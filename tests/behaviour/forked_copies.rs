@@ -2,6 +2,7 @@
 //! take nothing away from it, and they can use the library as any process. None waits for a lock that a thread of the
 //! original held at the fork.
 
+use std::fs;
 use std::io::stderr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, exit};
@@ -17,8 +18,9 @@ use multiproc::{
     Pool, Process, Result, Server, SharedSlice, StartMethod, as_completed, pipe, wait_any_timeout,
 };
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, alarm, fork};
+use nix::unistd::{ForkResult, Pid, alarm, fork, pause};
 
 use crate::support::{METHODS, Outcome, TEST_TIMEOUT, alone, block, trials, with};
 
@@ -30,6 +32,7 @@ trials![
     a_copy_of_the_process_can_do_nothing_with_its_pool,
     a_copy_does_not_end_a_child,
     a_copy_that_a_method_lets_return_serves_nothing,
+    a_copy_of_a_server_does_not_hide_its_end,
     a_copy_that_makes_a_shared_value_does_not_share_it,
     a_copy_that_calls_exit_does_not_wait_for_standard_error,
     a_call_in_a_forked_copy_does_not_slow_down_the_pool,
@@ -189,6 +192,39 @@ fn a_copy_that_a_method_lets_return_serves_nothing() -> Outcome {
             assert!(server.call(add_and_fork, (1,))?, "the copy ends at once");
             assert_eq!(server.call(add, (1,))?, 3);
             assert_eq!(server.stop()?, 3);
+        }
+        Ok(())
+    })
+}
+
+/// The copy keeps the channels of the server open.
+fn a_copy_of_a_server_does_not_hide_its_end() -> Outcome {
+    fn fork_one_that_stays(_: &mut u64) -> Option<i32> {
+        fork_in_task(|| {
+            loop {
+                pause();
+            }
+        })
+        .map(Pid::as_raw)
+    }
+    fn stay(_: &mut u64) {
+        pause();
+    }
+    alone(|| {
+        for is_polled in [false, true] {
+            let server = Server::spawn(|| 0, ())?;
+            let Some(copy) = server.call(fork_one_that_stays, ())? else { panic!("a copy has served") };
+            let call = server.submit(stay, ())?;
+            server.kill()?;
+            let in_time = Instant::now() + TEST_TIMEOUT;
+            while is_polled && !call.is_ready() {
+                assert!(Instant::now() < in_time);
+                thread::yield_now();
+            }
+            assert!(call.get().is_err());
+            let stat = fs::read_to_string(format!("/proc/{copy}/stat")).unwrap();
+            assert!(!stat.contains(") Z"), "the copy has ended: {stat}");
+            kill(Pid::from_raw(copy), Signal::SIGKILL).unwrap();
         }
         Ok(())
     })

@@ -12,8 +12,12 @@ use crate::error::{Error, Result};
 use crate::server::death::{Fate, await_fate};
 use crate::server::inbox::{self, Call, Inbox, Incoming, Reply};
 use crate::server::message;
+use crate::server::status_page::is_end;
 use crate::sys::poll::Deadline;
 
+/// How often a thread that waits for a reply asks whether the server has ended. A copy of the server's process, which a
+/// method has forked, keeps the channel from hanging up.
+const END_CHECK: Duration = Duration::from_millis(500);
 /// The time between two attempts to receive a reply for which no descriptor is left: nothing announces one.
 const RECEIVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
@@ -114,6 +118,7 @@ impl Connection {
         let may_have_any = |inbox: &Inbox| channel.end().len() > 0 || status != inbox.status || has_hung_up;
         while inbox.channel.is_some() && may_have_any(inbox) {
             match self.receive(&channel, inbox.status, Deadline::now()) {
+                Ok(Incoming::Nothing) if is_end(status) => self.lose_channel(inbox, &Fate::Ended),
                 Ok(Incoming::Nothing) => {
                     inbox.status = status;
                     return;
@@ -128,10 +133,18 @@ impl Connection {
 
     /// Receives a reply; from a channel that has hung up, what became of the server that had this status.
     fn receive(&self, channel: &ReceiverCore, status: u64, deadline: Deadline) -> Result<Incoming> {
-        Ok(match inbox::receive(channel, deadline)? {
-            Some(reply) => reply,
-            None => Incoming::HungUp(await_fate(self.page_and_namespace(), self.caller, status, deadline)),
-        })
+        let mut is_alive = true;
+        let received = loop {
+            let until = if is_alive { deadline.or_within(END_CHECK) } else { Deadline::now() };
+            match inbox::receive(channel, until)? {
+                Some(Incoming::Nothing) if !is_alive => break None,
+                // Once more after its end: it may have replied before.
+                Some(Incoming::Nothing) if !deadline.is_over() => is_alive = self.is_alive(),
+                received => break received,
+            }
+        };
+        let fate = || await_fate(self.page_and_namespace(), self.caller, status, deadline);
+        Ok(received.unwrap_or_else(|| Incoming::HungUp(fate())))
     }
 
     /// Enters what was received.
