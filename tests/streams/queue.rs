@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use multiproc::queue::{self, Receiver, Sender};
 use multiproc::{Connection, Process, pipe};
+use nix::libc;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, alarm, fork};
 use smol::stream::StreamExt;
 
 use crate::{Outcome, is_pending, rest, under_every_executor};
@@ -139,4 +142,32 @@ fn two_streams_share_a_queue() -> Outcome {
         assert!(child.join()?);
         Ok(())
     })
+}
+
+/// The thread that watches the queue runs in the original.
+#[test]
+#[allow(unsafe_code)]
+fn a_copy_of_the_process_awaits_items_too() -> Outcome {
+    fn await_in_copy() -> bool {
+        let (sender, receiver) = queue::bounded(1).unwrap();
+        let mut stream = receiver.stream();
+        assert!(is_pending(&mut stream));
+        // SAFETY: the process has one thread beside the library's.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                alarm::set(30); // one that hangs is killed
+                let is_pending = is_pending(&mut stream);
+                let item = smol::block_on(stream.next());
+                // SAFETY: ends the process at once.
+                unsafe { libc::_exit(i32::from(!(is_pending && matches!(item, Some(Ok(7)))))) }
+            }
+            ForkResult::Parent { child } => {
+                thread::sleep(Duration::from_millis(20)); // the copy awaits, most likely
+                sender.send(7).unwrap();
+                waitpid(child, None) == Ok(WaitStatus::Exited(child, 0))
+            }
+        }
+    }
+    assert!(Process::spawn(await_in_copy, ())?.join()?);
+    Ok(())
 }

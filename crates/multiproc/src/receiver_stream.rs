@@ -83,12 +83,14 @@ impl<T> Receiver<T> {
 impl<T: DeserializeOwned + 'static> ReceiverStream<T> {
     /// Has `waker` called when the queue is ready.
     fn watch(&mut self, waker: &Waker) -> Result<()> {
+        // That of a process which this one is a copy of has no thread here.
+        self.watcher.take_if(|watcher| watcher.state.lock().is_none());
         let watcher = match &self.watcher {
             Some(watcher) => watcher,
             None => self.watcher.insert(Watcher::start(self.receiver.clone())?),
         };
         let Some(mut state) = watcher.state.lock() else {
-            return Err(Error::invalid("a stream cannot be polled in a forked copy of its process"));
+            return Err(Error::internal("a new lock is a copy's"));
         };
         if let Some(error) = state.error.take() {
             return Err(error);
