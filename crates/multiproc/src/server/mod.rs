@@ -39,8 +39,10 @@
 //! # Order
 //!
 //! Calls run one at a time. Those of one thread run in its order; those of several interleave. So a method that
-//! calls its own server would wait for itself, which is an error (`EDEADLK`); [`wait_any`](crate::wait_any()) does not notice it. **Two servers whose methods call each
-//! other can wait for each other without end**: give one of the calls a [time limit](Server::call_timeout).
+//! calls its own server would wait for itself, which is an error (`EDEADLK`); [`wait_any`](crate::wait_any()) does
+//! not notice it. **Two servers whose methods call each other can wait for each other without end**: give one of the
+//! calls a [time limit](Server::call_timeout). A server whose state holds a handle of the server itself does not end
+//! with the last other handle: [`stop`](Server::stop) it.
 //!
 //! # Death
 //!
