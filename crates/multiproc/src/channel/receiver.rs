@@ -163,10 +163,15 @@ impl ReceiverCore {
         Err(Error::decode("a message", "its descriptors did not come with it"))
     }
 
+    /// Frees the receivers' lock, for the channel's only receiver, while it does not receive: a process has overwritten the
+    /// lock, or an earlier receiver has died as its holder.
+    pub(crate) fn reset_lock(&self) {
+        self.0.endpoint.reset_lock();
+    }
+
     /// Discards the packets that an earlier receiver has left, which was killed when it had taken their frames.
     /// Until the next receiver finds the ring empty, or takes another frame with a packet, they hold their
-    /// descriptors open. Blocks until the lock is taken over from that one. (A limit would gain nothing: as long
-    /// as a living thread is named as the lock's holder, a receiver cannot receive either.)
+    /// descriptors open. Blocks while another thread holds the lock.
     pub(crate) fn discard_orphans(&self) -> Result<()> {
         if let Some(_guard) = self.0.endpoint.lock(Deadline::Never)? {
             self.0.endpoint.discard(|| self.next_packet());

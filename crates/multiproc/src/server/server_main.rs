@@ -48,6 +48,8 @@ pub(super) const fn requests(capacity: u32) -> Layout {
 
 /// How long a stopped server waits for its callers to take their replies.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// After this time without a request a server checks why none comes.
+const LONGEST_RECEIVE: Duration = Duration::from_millis(500);
 /// How often a server tries to receive while it lacks descriptors or memory.
 const TRIES: u32 = 500;
 /// The interval between two tries.
@@ -115,6 +117,7 @@ struct Server {
 impl Server {
     fn new(start: Start) -> Result<Self> {
         let requests = ReceiverCore::open(requests(start.capacity), start.memory.clone(), start.fds)?;
+        requests.reset_lock();
         requests.discard_orphans()?; // a caller whose channel an earlier process has taken connects again
         let descriptors = descriptors(start.descriptors)?;
         let original = OriginalProcess::current();
@@ -156,14 +159,14 @@ impl Server {
             note(frame);
             bytes.extend_from_slice(frame);
         };
-        let received = self.requests.receive_noting(1, Deadline::Never, take, note);
+        let received = self.requests.receive_noting(1, Deadline::after(LONGEST_RECEIVE), take, note);
         if !received.as_ref().is_err_and(|error| !error.is_codec()) {
             self.failures = 0;
         }
         let next = match received {
             Ok(ReceiveOutcome::PassedToClosure) => self.serve_request(&bytes, Vec::new()),
             Ok(ReceiveOutcome::Owned(bytes, descriptors)) => self.serve_request(&bytes, descriptors),
-            Ok(ReceiveOutcome::TimedOut) => Ok(Next::Continue),
+            Ok(ReceiveOutcome::TimedOut) => Ok(self.after_silence()),
             Ok(ReceiveOutcome::Disconnected) => Ok(Next::End),
             // Overwritten memory. Which requests are lost is not known; their callers learn it from the end.
             Err(error) if error.is_codec() => Ok(Next::Fail(error)),
@@ -177,6 +180,18 @@ impl Server {
         };
         self.request = bytes;
         next
+    }
+
+    /// What to do when no request came. The memory of the requests may have been overwritten, so that a lock seems to be
+    /// held: the receivers', which no other thread takes, or that of the senders, of which none is left.
+    fn after_silence(&self) -> Next {
+        let has_hung_up = self.requests.end().peer_hung_up(); // first: what was sent before is counted
+        match self.requests.end().len() {
+            0 if has_hung_up => return Next::End,
+            0 => {}
+            _ => self.requests.reset_lock(),
+        }
+        Next::Continue
     }
 
     fn serve_request(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Next> {

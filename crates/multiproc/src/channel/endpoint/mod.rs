@@ -128,6 +128,11 @@ impl Endpoint {
         self.mutex(self.side).lock(if has_grace { Deadline::after(TRY_LOCK_GRACE) } else { deadline })
     }
 
+    /// Frees this side's lock, for its only user.
+    pub(crate) fn reset_lock(&self) {
+        self.mutex(self.side).reset();
+    }
+
     /// This side's position in the ring.
     #[inline]
     pub(crate) fn position(&self) -> Position {

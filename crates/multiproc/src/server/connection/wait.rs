@@ -138,8 +138,12 @@ impl Connection {
             let until = if is_alive { deadline.or_within(END_CHECK) } else { Deadline::now() };
             match inbox::receive(channel, until)? {
                 Some(Incoming::Nothing) if !is_alive => break None,
-                // Once more after its end: it may have replied before.
-                Some(Incoming::Nothing) if !deadline.is_over() => is_alive = self.is_alive(),
+                Some(Incoming::Nothing) if !deadline.is_over() => {
+                    is_alive = self.is_alive(); // if not, once more: it may have replied before
+                    if channel.end().len() > 0 {
+                        channel.reset_lock(); // which no other thread takes: it was overwritten
+                    }
+                }
                 received => break received,
             }
         };
