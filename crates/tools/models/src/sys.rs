@@ -57,6 +57,23 @@ pub(crate) mod thread_id;
 
 pub(crate) mod liveness_checks;
 
+/// No model is forked.
+pub(crate) mod fork_detect {
+    #[derive(Clone, Copy)]
+    pub(crate) struct OriginalProcess;
+
+    impl OriginalProcess {
+        pub(crate) fn current() -> Self {
+            Self
+        }
+
+        #[allow(clippy::unused_self)] // as the library's
+        pub(crate) fn is_current(self) -> bool {
+            true
+        }
+    }
+}
+
 /// No model is stopped.
 pub(crate) mod running_time {
     pub(crate) use std::time::Instant as RunningTime;
