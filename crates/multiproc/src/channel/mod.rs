@@ -47,6 +47,8 @@ pub(crate) struct Layout {
     start: usize,
     size: u32,
     capacity: u32,
+    /// Receiving may end with [`TimedOut`](ReceiveOutcome::TimedOut) before the deadline.
+    times_out_early: bool,
 }
 
 /// The sending end. Clones share it.
@@ -112,7 +114,13 @@ pub(crate) fn sockets() -> Result<(SharedFd, SharedFd)> {
 impl Layout {
     /// A channel from the byte `start` on, with a ring of `size` bytes, for up to `capacity` messages.
     pub(crate) const fn new(start: usize, size: u32, capacity: u32) -> Self {
-        Self { start, size, capacity }
+        Self { start, size, capacity, times_out_early: false }
+    }
+
+    /// Such a channel whose receiver, with any deadline, gets control after half a second of waiting: it has more to
+    /// check than the kernel's hang-up, and may find its lock overwritten.
+    pub(crate) const fn with_early_timeouts(self) -> Self {
+        Self { times_out_early: true, ..self }
     }
 
     /// In messages.
@@ -154,7 +162,7 @@ impl Layout {
         let ring = Ring::new(self.start + HEADER, self.size);
         let ring = if self.is_sparse() { ring.without_restart() } else { ring };
         Ok(Arc::new(ChannelEnd {
-            endpoint: Endpoint::new(memory, self.start, side, fds),
+            endpoint: Endpoint::new(memory, self.start, side, fds, self.times_out_early),
             ring,
             layout: self,
             liveness: LivenessCache::default(),

@@ -47,7 +47,7 @@ const RETURNED: u8 = 0;
 const FAILED: u8 = 1;
 
 /// A channel for replies; replies that find no room wait in the server's memory.
-const REPLIES: Layout = Layout::new(0, 256 * 1024, u32::MAX);
+const REPLIES: Layout = Layout::new(0, 256 * 1024, u32::MAX).with_early_timeouts();
 
 impl Request {
     pub(super) fn write(self, id: CallId, out: &mut Vec<u8>) {

@@ -43,13 +43,11 @@ impl_serde!(struct Start { name, memory, fds, capacity, make, args, descriptors,
 
 /// The channel of requests, after the page.
 pub(super) const fn requests(capacity: u32) -> Layout {
-    Layout::new(status_page::SIZE, 1024 * 1024, capacity)
+    Layout::new(status_page::SIZE, 1024 * 1024, capacity).with_early_timeouts()
 }
 
 /// How long a stopped server waits for its callers to take their replies.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
-/// After this time without a request a server checks why none comes.
-const LONGEST_RECEIVE: Duration = Duration::from_millis(500);
 /// How often a server tries to receive while it lacks descriptors or memory.
 const TRIES: u32 = 500;
 /// The interval between two tries.
@@ -159,7 +157,7 @@ impl Server {
             note(frame);
             bytes.extend_from_slice(frame);
         };
-        let received = self.requests.receive_noting(1, Deadline::after(LONGEST_RECEIVE), take, note);
+        let received = self.requests.receive_noting(1, Deadline::Never, take, note);
         if !received.as_ref().is_err_and(|error| !error.is_codec()) {
             self.failures = 0;
         }
@@ -182,7 +180,7 @@ impl Server {
         next
     }
 
-    /// What to do when no request came. The memory of the requests may have been overwritten, so that a lock seems to be
+    /// What to do when no request came for half a second. The memory of the requests may have been overwritten, so that a lock seems to be
     /// held: the receivers', which no other thread takes, or that of the senders, of which none is left.
     fn after_silence(&self) -> Next {
         let has_hung_up = self.requests.end().peer_hung_up(); // first: what was sent before is counted

@@ -41,6 +41,8 @@ pub(crate) struct Endpoint {
     start: usize,
     side: Side,
     fds: EndpointFds,
+    /// Whether consumers give up each wait after [`RECHECK_INTERVAL`](wait::RECHECK_INTERVAL).
+    times_out_early: bool,
 }
 
 /// The descriptors of an endpoint.
@@ -104,8 +106,15 @@ impl Endpoint {
     }
 
     /// The endpoint of a side, whose areas are initialised.
-    pub(crate) fn new(memory: SharedMemory, start: usize, side: Side, fds: EndpointFds) -> Self {
-        Self { memory, start, side, fds }
+    pub(crate) fn new(
+        memory: SharedMemory,
+        start: usize,
+        side: Side,
+        fds: EndpointFds,
+        times_out_early: bool,
+    ) -> Self {
+        let times_out_early = times_out_early && side == Side::Consumers;
+        Self { memory, start, side, fds, times_out_early }
     }
 
     /// Takes this side's lock. Blocks while another thread holds it, until the deadline, and then returns
@@ -125,7 +134,8 @@ impl Endpoint {
     #[cold]
     fn lock_slow(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
         let has_grace = deadline.is_over() && !self.own_flag().is_set();
-        self.mutex(self.side).lock(if has_grace { Deadline::after(TRY_LOCK_GRACE) } else { deadline })
+        let deadline = if has_grace { Deadline::after(TRY_LOCK_GRACE) } else { self.shortened(deadline) };
+        self.mutex(self.side).lock(deadline)
     }
 
     /// Frees this side's lock, for its only user.
@@ -316,7 +326,7 @@ mod tests {
         let endpoint = |side, socket| {
             let eventfds = eventfds.clone();
             let fds = EndpointFds { socket, eventfds, namespace: thread_id::namespace() };
-            Endpoint::new(memory.clone(), 0, side, fds)
+            Endpoint::new(memory.clone(), 0, side, fds, false)
         };
         let (producer, consumer) = (endpoint(Side::Producers, from), endpoint(Side::Consumers, to));
         thread::scope(|scope| {

@@ -24,7 +24,7 @@ const SPIN: Duration = Duration::from_micros(50);
 const SPIN_PAYOFF: Duration = Duration::from_micros(40);
 /// The time to sleep before the condition is checked again: a peer killed between its change and its
 /// notification wakes no one.
-const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Endpoint {
     /// Delays so that several frames come at once, where the peer was at `before`. `enough` is the number of
@@ -83,18 +83,23 @@ impl Endpoint {
             if events.readable {
                 self.clear_eventfd();
             }
-            if deadline.is_over() {
+            if self.times_out_early || deadline.is_over() {
                 return Ok(if is_ready() { WaitOutcome::Ready } else { WaitOutcome::TimedOut });
             }
         }
+    }
+
+    /// The end of a wait that began just now.
+    pub(super) fn shortened(&self, deadline: Deadline) -> Deadline {
+        if self.times_out_early { deadline.or_within(RECHECK_INTERVAL) } else { deadline }
     }
 
     /// The outcome of a wait after the peer's end. If the channel was closed, a producer that began before may
     /// be about to publish; the lock tells.
     #[cold]
     fn after_hang_up(&self, deadline: Deadline, is_ready: impl Fn() -> bool) -> Result<WaitOutcome> {
-        let is_settled =
-            self.side == Side::Producers || self.mutex(Side::Producers).lock(deadline)?.is_some();
+        let is_settled = self.side == Side::Producers
+            || self.mutex(Side::Producers).lock(self.shortened(deadline))?.is_some();
         Ok(match is_settled {
             _ if is_ready() => WaitOutcome::Ready,
             true => WaitOutcome::Disconnected,

@@ -15,9 +15,6 @@ use crate::server::message;
 use crate::server::status_page::is_end;
 use crate::sys::poll::Deadline;
 
-/// How often a thread that waits for a reply asks whether the server has ended. A copy of the server's process, which a
-/// method has forked, keeps the channel from hanging up.
-const END_CHECK: Duration = Duration::from_millis(500);
 /// The time between two attempts to receive a reply for which no descriptor is left: nothing announces one.
 const RECEIVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
@@ -131,12 +128,13 @@ impl Connection {
         }
     }
 
-    /// Receives a reply; from a channel that has hung up, what became of the server that had this status.
+    /// Receives a reply; from a channel that has hung up, what became of the server that had this status. A copy of the
+    /// server's process, which a method has forked, keeps the channel from hanging up: so the page is asked, too.
     fn receive(&self, channel: &ReceiverCore, status: u64, deadline: Deadline) -> Result<Incoming> {
         let mut is_alive = true;
         let received = loop {
-            let until = if is_alive { deadline.or_within(END_CHECK) } else { Deadline::now() };
-            match inbox::receive(channel, until)? {
+            // Returns without a reply each half second, although there is time left.
+            match inbox::receive(channel, if is_alive { deadline } else { Deadline::now() })? {
                 Some(Incoming::Nothing) if !is_alive => break None,
                 Some(Incoming::Nothing) if !deadline.is_over() => {
                     is_alive = self.is_alive(); // if not, once more: it may have replied before
