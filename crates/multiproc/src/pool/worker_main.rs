@@ -17,6 +17,7 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::limit::limit_memory;
 use crate::sys::membarrier;
+use crate::sys::process::exit_immediately;
 use crate::task::initializer::Initializer;
 use crate::trace;
 
@@ -51,7 +52,9 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
         failpoint::hit(Failpoint::Initializing);
         let original = OriginalProcess::current();
         trace::Items::initialize(|| initializer.run())?;
-        original.exit_if_copy();
+        if !original.is_current() {
+            exit_immediately(0); // a copy that the initializer has forked
+        }
     }
     cancellation::set_rings(context.rings.clone());
     let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin);
@@ -117,7 +120,6 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
     } else {
         rings.read(|args| task?.once.run(args, Vec::new(), &mut result))
     };
-    rings.exit_if_forked();
     let run = run.and_then(|descriptors| match descriptors.len() {
         0 => rings.write(VALUE, &result),
         _ => rings.write_with_descriptors(&result, descriptors),
