@@ -316,8 +316,8 @@ impl<T> Process<T> {
     /// wait. A child that has ended is no error.
     ///
     /// # Errors
-    /// When the kernel refuses the signal, for example because the child has become another user's; and in a forked copy
-    /// of this process.
+    /// When the kernel refuses the signal, for example because the child has become another user's; and in a forked
+    /// copy of this process.
     pub fn terminate(&self) -> Result<()> {
         self.started.terminate()
     }

@@ -163,8 +163,8 @@ impl ReceiverCore {
         Err(Error::decode("a message", "its descriptors did not come with it"))
     }
 
-    /// Frees the receivers' lock, for the channel's only receiver, while it does not receive: a process has overwritten the
-    /// lock, or an earlier receiver has died as its holder.
+    /// Frees the receivers' lock, for the channel's only receiver, while it does not receive: a process has overwritten
+    /// the lock, or an earlier receiver has died as its holder.
     pub(crate) fn reset_lock(&self) {
         self.0.endpoint.reset_lock();
     }

@@ -180,8 +180,9 @@ impl Server {
         next
     }
 
-    /// What to do when no request came for half a second. The memory of the requests may have been overwritten, so that a lock seems to be
-    /// held: the receivers', which no other thread takes, or that of the senders, of which none is left.
+    /// What to do when no request came for half a second. The memory of the requests may have been overwritten, so that
+    /// a lock seems to be held: the receivers', which no other thread takes, or that of the senders, of which none is
+    /// left.
     fn after_silence(&self) -> Next {
         let has_hung_up = self.requests.end().peer_hung_up(); // first: what was sent before is counted
         match self.requests.end().len() {

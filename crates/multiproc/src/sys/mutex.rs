@@ -70,8 +70,8 @@ impl<'a> Mutex<'a> {
         release(self.word, own);
     }
 
-    /// Frees the mutex, for the only thread that takes it, while it does not hold it: a process has overwritten the word,
-    /// or has died as the holder.
+    /// Frees the mutex, for the only thread that takes it, while it does not hold it: a process has overwritten the
+    /// word, or has died as the holder.
     pub(crate) fn reset(self) {
         self.word.store(0, Relaxed);
     }
