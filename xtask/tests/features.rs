@@ -1,6 +1,6 @@
 //! A program's dependencies have the same features by themselves as in a build of the whole workspace, so
-//! that `cargo run -p …` compiles nothing again after `cargo build`. A feature of the library brings its own
-//! dependencies alone.
+//! that `cargo run -p …` compiles nothing again after `cargo build`, nor `cargo build` after `cargo test`. A feature of
+//! the library brings its own dependencies alone.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 
@@ -22,6 +22,15 @@ fn features_do_not_depend_on_what_else_is_built() {
         })
         .collect();
     assert!(missing.is_empty(), "not the union of the features (see crates/tools/unify): {missing:#?}");
+}
+
+/// Else `cargo build` compiles them again after `cargo test`, and with them all that depends on them.
+#[test]
+fn tests_need_no_other_features_than_programs() {
+    let with_tests = tree("all", "{p} {f}", &["--workspace"]);
+    let programs = dependencies(&["--workspace"]);
+    let only_without: Vec<_> = programs.difference(&with_tests).collect();
+    assert!(only_without.is_empty(), "these have more features for tests: {only_without:#?}");
 }
 
 #[test]

@@ -50,6 +50,7 @@ pub use bytemuck::Pod;
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
+/// # use bytemuck_derive::{Pod, Zeroable};
 /// use multiproc::SharedSlice;
 ///
 /// #[derive(Clone, Copy, Pod, Zeroable)]

@@ -1,7 +1,7 @@
 use std::thread;
 use std::time::Duration;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck_derive::{Pod, Zeroable};
 use multiproc::sync::{LockError, Mutex};
 use multiproc::{ErrorKind, Process, Result, TaskError};
 
