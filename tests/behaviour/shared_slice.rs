@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytemuck::Pod;
 use bytemuck_derive::{Pod, Zeroable};
 use multiproc::queue::Receiver;
 use multiproc::{Connection, Pool, Process, Result, SharedSlice, pipe, queue};
