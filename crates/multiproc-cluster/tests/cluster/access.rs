@@ -16,9 +16,10 @@ use nix::unistd::Uid;
 use nkeys::KeyPair;
 
 use crate::keys::{Operator, credentials, make_certificates};
+use crate::server::{Server, Settings};
 use crate::support::{
-    LEASE, Outcome, Server, Settings, TEST_TIMEOUT, agent, agent_with, caller, cannot_run,
-    cannot_run_without, trials, wait_until,
+    LEASE, Outcome, TEST_TIMEOUT, agent, agent_with, caller, cannot_run, cannot_run_without, trials,
+    wait_until,
 };
 use crate::work::{begin_and_wait, enlarge, square};
 

@@ -8,7 +8,8 @@ use futures_util::StreamExt;
 use multiproc_cluster::Pool;
 use tempfile::TempDir;
 
-use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::server::Server;
+use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_until};
 use crate::work::{begin_and_sleep_if_some, begin_and_wait, hold, sleep, slow_square, square};
 
 trials![

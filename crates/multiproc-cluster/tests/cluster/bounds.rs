@@ -12,7 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::link::Link;
-use crate::support::{Outcome, Running, Server, Settings, TEST_TIMEOUT, trials, wait_until};
+use crate::server::{Server, Settings};
+use crate::support::{Outcome, Running, TEST_TIMEOUT, trials, wait_until};
 use crate::work::{HOUR, enlarge, sleep, square};
 
 trials![

@@ -5,9 +5,8 @@ use std::time::Duration;
 use multiproc::{Error, Result};
 use multiproc_cluster::HostLoss;
 
-use crate::support::{
-    LEASE, OBJECT_LEN, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_for_begin, wait_until,
-};
+use crate::server::{Server, Settings};
+use crate::support::{LEASE, OBJECT_LEN, Outcome, TEST_TIMEOUT, trials, wait_for_begin, wait_until};
 use crate::work::{HOUR, begin_and_wait, divide, enlarge, fail, run_until_cancelled, sleep, square};
 
 trials![

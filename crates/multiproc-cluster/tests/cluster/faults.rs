@@ -10,8 +10,9 @@ use multiproc_cluster::HostLoss;
 use nix::sys::signal::Signal;
 
 use crate::link::Link;
+use crate::server::Server;
 use crate::support::{
-    LEASE, OBJECT_LEN, Outcome, Server, TEST_TIMEOUT, agent, is_running, trials, wait_for_begin, wait_until,
+    LEASE, OBJECT_LEN, Outcome, TEST_TIMEOUT, agent, is_running, trials, wait_for_begin, wait_until,
 };
 use crate::work::{begin_and_wait, enlarge, hold, slow_square, square, wait_and_enlarge};
 

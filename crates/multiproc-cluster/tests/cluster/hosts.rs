@@ -4,9 +4,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use futures_util::StreamExt;
 
+use crate::server::Server;
 use crate::support::{
-    LEASE, Outcome, Server, TEST_TIMEOUT, agent, caller, is_running, other_build, trials, wait_for_begin,
-    wait_until,
+    LEASE, Outcome, TEST_TIMEOUT, agent, caller, is_running, other_build, trials, wait_for_begin, wait_until,
 };
 use crate::work::{slow_square, square};
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use crate::support::Server;
+use crate::server::Server;
 
 pub(crate) struct Link {
     port: u16,

@@ -6,7 +6,8 @@ use std::thread;
 use multiproc_cluster::Pool;
 
 use crate::network::Network;
-use crate::support::{LEASE, OBJECT_LEN, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::server::Server;
+use crate::support::{LEASE, OBJECT_LEN, Outcome, TEST_TIMEOUT, trials, wait_until};
 use crate::work::{enlarge, slow_square, square};
 
 trials![each_item_has_one_result_whatever_the_links_do];

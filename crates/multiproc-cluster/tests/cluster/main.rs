@@ -19,6 +19,7 @@ mod link;
 mod links;
 mod network;
 mod pending;
+mod server;
 mod skips;
 mod support;
 mod withdrawn;

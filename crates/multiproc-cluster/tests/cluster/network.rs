@@ -9,7 +9,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 
 use crate::link::Link;
-use crate::support::{Running, Server, Settings, agent, cannot_run};
+use crate::server::{Server, Settings};
+use crate::support::{Running, agent, cannot_run};
 
 /// Hosts that reach the broker through links of their own.
 pub(crate) enum Network {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use multiproc_cluster::TaskHandle;
 
-use crate::support::{Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::server::Server;
+use crate::support::{Outcome, TEST_TIMEOUT, trials, wait_until};
 use crate::work::{HOUR, sleep, square};
 
 trials![

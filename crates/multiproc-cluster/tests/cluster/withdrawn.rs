@@ -6,9 +6,8 @@ use std::time::Duration;
 use multiproc_cluster::Cluster;
 
 use crate::link::Link;
-use crate::support::{
-    LEASE, OBJECT_LEN, Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_for_begin, wait_until,
-};
+use crate::server::{Server, Settings};
+use crate::support::{LEASE, OBJECT_LEN, Outcome, TEST_TIMEOUT, trials, wait_for_begin, wait_until};
 use crate::work::{HOUR, begin_and_sleep_if_some, begin_and_wait, enlarge, sleep, square, wait_and_enlarge};
 
 trials![
