@@ -342,8 +342,7 @@ impl Scheduler {
     /// When to poll again at the latest.
     pub(crate) fn next_check(&self) -> Option<Instant> {
         let coarse = self.stall_check_at.into_iter().chain(self.next_measurement()).min();
-        let coarse =
-            coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
+        let coarse = coarse.map(|time| Instant::now() + clock::until_tick(time));
         self.redispatch_at
             .into_iter()
             .chain(coarse)
