@@ -162,6 +162,12 @@ fn a_callback_learns_of_each_end_and_may_use_the_pool() -> Outcome {
     arrived.on_done(tell())?;
     assert_eq!(next()?, 9);
 
+    let mut taken = pool.submit(square, (3,))?;
+    assert_eq!(taken.get_timeout(TEST_TIMEOUT)?, Some(9));
+    taken.on_done(tell())?;
+    let error = next().unwrap_err();
+    assert!(error.to_string().contains("already taken"), "{error}");
+
     let (again, tell_again) = (Arc::clone(&pool), tell());
     let submit = move |result: Result<u64>| {
         let squared = again.submit(square, (result.unwrap(),)).unwrap();

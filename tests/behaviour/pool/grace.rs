@@ -16,6 +16,7 @@ use crate::support::{Latch, Outcome, TEST_TIMEOUT, send_signal, trials, wait_for
 
 trials![
     a_cancelled_task_ends_by_itself_and_its_worker_lives_on,
+    a_task_that_panics_in_its_grace_has_failed_once,
     a_task_that_goes_on_is_killed_when_its_grace_is_over,
     whatever_a_cancelled_task_returns_is_dropped,
     a_task_at_its_time_limit_ends_by_itself,
@@ -92,6 +93,22 @@ fn a_cancelled_task_ends_by_itself_and_its_worker_lives_on() -> Outcome {
     assert_eq!(pool.worker_pids(), [pid]);
     let total = pool.stats().total();
     assert_eq!((total.tasks_failed, total.tasks_done, total.cancelled, total.died), (5, 100, 0, 0));
+    Ok(())
+}
+
+fn a_task_that_panics_in_its_grace_has_failed_once() -> Outcome {
+    fn panic_when_cancelled(begun: Latch) {
+        work(begun);
+        panic!("it was cancelled");
+    }
+    let pool = Pool::new(1)?;
+    pool.map(square, 0..5)?;
+    let task = |pool: &Pool, grace, latch| pool.options().grace(grace).submit(panic_when_cancelled, (latch,));
+    let running = begin(&pool, task, HOUR)?;
+    assert!(running.cancel());
+    assert!(running.get().unwrap_err().is_cancelled());
+    let total = pool.stats().total();
+    assert_eq!((total.tasks_failed, total.tasks_done), (1, 5));
     Ok(())
 }
 

@@ -158,8 +158,10 @@ fn a_panic_and_a_crash_of_its_function_are_errors_of_the_pool() -> Outcome {
 
 fn an_error_of_its_function_is_that_of_the_pool() -> Outcome {
     let load = |path: String| -> Result<String, TaskError> { Ok(fs::read_to_string(path)?) };
-    let error = forking().try_preload(load, ("/missing/table".to_owned(),)).build().unwrap_err();
-    assert!(error.kind() == ErrorKind::Task && error.to_string().contains("No such file"), "{error}");
+    for builder in [forking(), forking().idle_timeout(HOUR)] {
+        let error = builder.try_preload(load, ("/missing/table".to_owned(),)).build().unwrap_err();
+        assert!(error.kind() == ErrorKind::Task && error.to_string().contains("No such file"), "{error}");
+    }
     let pool = forking().try_preload(load, ("/proc/self/comm".to_owned(),)).build()?;
     let found = pool.broadcast(|text: &mut String| text.clone(), ())?;
     assert!(found.into_iter().all(|text| text.is_ok_and(|text| !text.is_empty())));

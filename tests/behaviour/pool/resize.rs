@@ -6,25 +6,30 @@ use std::future::IntoFuture;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::SendError;
-use multiproc::{Pool, Process, Result, pipe};
+use multiproc::{Pool, Process, Result, StartMethod, pipe};
 use nix::sys::signal::Signal;
 
 use super::{blocked_task, square};
-use crate::support::{Outcome, TEST_TIMEOUT, block, eventually, send_signal, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, block, eventually, send_signal, trials, wait_for_state};
 
 trials![
     a_pool_grows_while_its_workers_are_busy,
     surplus_workers_finish_what_they_run_and_take_no_more,
+    a_surplus_worker_that_still_runs_a_task_stays_when_the_pool_grows,
     results_are_complete_however_often_a_pool_is_resized,
     a_pool_cannot_have_no_workers_and_a_closed_one_is_not_resized,
     idle_workers_end_and_come_back,
     work_behind_a_busy_worker_gets_one_of_its_own,
     a_stopped_worker_keeps_no_work_of_a_closed_pool,
     work_behind_the_only_worker_that_is_stopped_gets_another,
+    work_behind_a_stopped_worker_and_a_busy_one_gets_another,
+    work_behind_a_busy_worker_gets_another_while_a_caller_sleeps,
+    a_pool_that_starts_workers_later_leaves_no_children_ready_for_them,
     the_least_number_of_workers_stays,
     a_submit_beyond_the_limit_waits_for_a_result,
     a_refused_task_gives_its_arguments_back,
@@ -62,6 +67,20 @@ fn surplus_workers_finish_what_they_run_and_take_no_more() -> Outcome {
     eventually("the other has exited", || {
         tests::children_of(std::process::id()).iter().filter(|(pid, _)| before.contains(pid)).count() == 1
     });
+    Ok(())
+}
+
+fn a_surplus_worker_that_still_runs_a_task_stays_when_the_pool_grows() -> Outcome {
+    let pool = Pool::new(2)?;
+    let ((first, latch), (second, other)) = (blocked_task(&pool)?, blocked_task(&pool)?);
+    let before = pool.worker_pids();
+    pool.resize(1)?;
+    pool.resize(2)?;
+    assert_eq!(pool.worker_pids(), before);
+    drop((latch, other));
+    first.get()?;
+    second.get()?;
+    assert_eq!(pool.worker_pids(), before);
     Ok(())
 }
 
@@ -159,6 +178,68 @@ fn work_behind_the_only_worker_that_is_stopped_gets_another() -> Outcome {
     send_signal(stopped, Signal::SIGCONT);
     assert_eq!(result?, Some(9));
     Ok(())
+}
+
+fn work_behind_a_stopped_worker_and_a_busy_one_gets_another() -> Outcome {
+    for workers in [2, 3] {
+        let pool = Pool::builder().workers(workers).idle_timeout(TEST_TIMEOUT).build()?;
+        let ((first, latch), (busy, other)) = (blocked_task(&pool)?, blocked_task(&pool)?);
+        drop(latch);
+        first.get()?;
+        let stopped = pool.apply(std::process::id, ())?; // the one that is not busy
+        send_signal(stopped, Signal::SIGSTOP);
+        wait_for_state(stopped, 'T');
+        let result = pool.submit(square, (3,))?.get_timeout(TEST_TIMEOUT / 2);
+        send_signal(stopped, Signal::SIGCONT);
+        assert_eq!(result?, Some(9), "{workers} workers");
+        drop(other);
+        busy.get()?;
+    }
+    Ok(())
+}
+
+/// Each round takes a few milliseconds, unless the caller sleeps past the check that starts a worker: then 250 on
+/// average. A busy machine gets as many rounds as it needs.
+fn work_behind_a_busy_worker_gets_another_while_a_caller_sleeps() -> Outcome {
+    let pool = Pool::builder().workers(2).idle_timeout(Duration::from_millis(1)).build()?;
+    let (latch, theirs) = pipe()?;
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| pool.apply(block, (theirs,)));
+        latch.recv()?; // it has begun
+        let (mut quick, mut rounds) = (0, 0);
+        while quick < 10 {
+            eventually("only the busy worker is left", || pool.worker_pids().len() == 1);
+            thread::sleep(Duration::from_millis(20)); // the caller sleeps by now; else the round is quick
+            let (done, is_done) = mpsc::channel();
+            let start = Instant::now();
+            pool.submit(square, (3,))?.on_done(move |result| _ = done.send(result))?;
+            assert_eq!(is_done.recv_timeout(TEST_TIMEOUT)??, 9);
+            quick = if start.elapsed() < Duration::from_millis(100) { quick + 1 } else { 0 };
+            rounds += 1;
+            assert!(rounds < 300, "ten quick rounds in a row never come");
+        }
+        drop(latch);
+        caller.join().unwrap()?;
+        Ok(())
+    })
+}
+
+fn a_pool_that_starts_workers_later_leaves_no_children_ready_for_them() -> Outcome {
+    alone(|| {
+        let forking = || Process::builder().start_method(StartMethod::ForkServer);
+        let ready = || {
+            let children = tests::children_of(std::process::id()).into_iter();
+            children.filter(|(pid, name)| tests::is_preforked(*pid, name)).count()
+        };
+        let builder = Pool::builder().workers(8).start_method(StartMethod::ForkServer);
+        let pool = builder.idle_timeout(TEST_TIMEOUT).build()?;
+        for _ in 0..3 {
+            forking().spawn(|| (), ())?.join()?; // the zygote has answered what was requested before
+        }
+        assert!(ready() <= 2, "{}", ready());
+        drop(pool);
+        Ok(())
+    })
 }
 
 fn the_least_number_of_workers_stays() -> Outcome {

@@ -21,6 +21,7 @@ use crate::support::{
 
 trials![
     a_pool_without_workers_goes_on_when_it_can_have_some,
+    a_pool_whose_workers_are_idle_goes_on_when_it_can_have_some,
     results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker,
     items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker,
     memory_that_is_used_again_keeps_to_a_new_limit,
@@ -59,6 +60,21 @@ fn a_pool_without_workers_goes_on_when_it_can_have_some() -> Outcome {
             eventually("it has all of its workers", || pool.worker_pids().len() == 2);
             drop(pool);
             assert_eq!(open_when_all_is_well()?, before);
+        }
+        Ok(())
+    })
+}
+
+/// Then no work waits that a worker is started for.
+fn a_pool_whose_workers_are_idle_goes_on_when_it_can_have_some() -> Outcome {
+    alone(|| {
+        open_when_all_is_well()?;
+        let pool = Pool::builder().workers(2).idle_timeout(Duration::from_millis(1)).build()?;
+        for _ in 0..2 {
+            eventually("all workers have ended", || pool.worker_pids().is_empty());
+            let error = limited(Resource::RLIMIT_NOFILE, 3, || pool.apply(increase, (1,)).unwrap_err());
+            assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+            eventually("the pool goes on", || pool.apply(increase, (1,)).is_ok());
         }
         Ok(())
     })

@@ -13,17 +13,18 @@ type Callback = Box<dyn FnOnce() + Send>;
 
 static CALLBACKS: CallbackThread<Callback> = CallbackThread::new("mp-callbacks", |callback| callback());
 
-/// Has the thread call `callback` when a result of the call has arrived, or never will.
+/// Has the thread call `callback` when a result of the call has arrived, or at once if that was taken.
 pub(super) fn when_arrived(
     dispatcher: &Dispatcher,
     call: &Call,
+    was_taken: bool,
     callback: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
     dispatcher.check_not_forked()?;
     CALLBACKS.start()?;
     let waker = Waker::from(Arc::new(Pending(Mutex::new(Some(Box::new(callback))))));
     dispatcher.wake_at_arrival(call, OnArrival::Own(waker.clone()));
-    if call.has_arrived() {
+    if was_taken || call.has_arrived() {
         waker.wake(); // the pool has not called it
     }
     Ok(())

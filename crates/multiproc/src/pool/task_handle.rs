@@ -117,7 +117,7 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     /// runs then, and its result is dropped.
     pub fn on_done(self, function: impl FnOnce(Result<R>) + Send + 'static) -> Result<()> {
         let (dispatcher, call) = (Arc::clone(&self.dispatcher), Arc::clone(&self.call));
-        callbacks::when_arrived(&dispatcher, &call, move || function(self.get()))
+        callbacks::when_arrived(&dispatcher, &call, self.taken, move || function(self.get()))
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct PreloadServer {
 }
 
 impl PreloadServer {
-    /// The first start makes the zygote.
+    /// Makes no zygote yet.
     pub(crate) fn new(environment: EnvChanges, preload: Vec<Initializer>, preload_timeout: Duration) -> Self {
         let (server, original) = (Mutex::new(None), OriginalProcess::current());
         Self { environment, preload, preload_timeout, server, original }
@@ -34,16 +34,24 @@ impl PreloadServer {
     /// Forks a child and sends it the bootstrap message. If there is no zygote, it has died, or this process has
     /// given up privileges since, makes one first: then this blocks while the functions run. The fork may take `timeout`.
     pub(crate) fn start(&self, bootstrap: &Message, timeout: Duration) -> Result<ForkedChild> {
-        let ensure = |slot: &mut Option<ForkServer>| {
-            ForkServer::end_if_privileges_changed(slot);
-            if slot.is_none() {
-                let environment = self.environment.clone();
-                *slot = Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout)?);
-            }
-            Ok(Deadline::limit(timeout))
-        };
+        let ensure =
+            |slot: &mut Option<ForkServer>| self.ensure(slot, timeout).map(|()| Deadline::limit(timeout));
         let forked = start_with(&mut lock(&self.server), ensure, bootstrap, timeout)?;
         forked.ok_or_else(|| Error::new(Cause::Start("this system cannot fork a preloaded state".to_owned())))
+    }
+
+    /// Makes the zygote if there is none. Blocks while the functions run; the start before may take `timeout`.
+    pub(crate) fn make(&self, timeout: Duration) -> Result<()> {
+        self.ensure(&mut lock(&self.server), timeout)
+    }
+
+    fn ensure(&self, slot: &mut Option<ForkServer>, timeout: Duration) -> Result<()> {
+        ForkServer::end_if_privileges_changed(slot);
+        if slot.is_none() {
+            let environment = self.environment.clone();
+            *slot = Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout)?);
+        }
+        Ok(())
     }
 
     /// Ends the zygote.

@@ -2,30 +2,18 @@
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_getres, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the same in all processes.
 pub(crate) fn nanos() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
-/// The same clock as of its last tick, every 1 to 10 ms. Takes a fifth of the time to read.
+/// The same clock as of its last tick, every 1 to 10 ms, or later if the kernel is late with it. Takes a fifth of the
+/// time to read.
 pub(crate) fn ticks() -> u64 {
     read(ClockId::CLOCK_MONOTONIC_COARSE)
 }
-
-/// How long to sleep until [`ticks`] has reached this time. A thread that sleeps only until the time itself finds the
-/// tick before, and sleeps again.
-pub(crate) fn until_tick(time: u64) -> Duration {
-    let last = ticks();
-    let interval = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_or(LONGEST_TICK, Duration::from);
-    let interval = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
-    let due = last.saturating_add(time.saturating_sub(last).next_multiple_of(interval.max(1)));
-    // The kernel may be late with a tick.
-    Duration::from_nanos(due.saturating_sub(nanos()).max(interval / 4))
-}
-
-const LONGEST_TICK: Duration = Duration::from_millis(10);
 
 fn read(clock: ClockId) -> u64 {
     // Every Linux has these clocks.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use super::Dispatcher;
 use crate::pool::call::Call;
 use crate::pool::completions::OnArrival;
+use crate::pool::scheduler::PollResult;
 use crate::pool::worker_rings::wakeups::WaitingCallers;
+use crate::sys::clock;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
 use crate::sys::poll::Deadline;
 use crate::sys::running_time::CHECK_INTERVAL;
@@ -113,6 +115,37 @@ pub(crate) struct DriverGuard<'a> {
     needs_all: bool,
 }
 
+/// One turn of a driver.
+impl Dispatcher {
+    /// Polls without blocking.
+    pub(crate) fn check(&self) {
+        if self.original.is_current() {
+            self.poll(0);
+        }
+    }
+
+    /// Collects results and dispatches waiting chunks. Wakes the callers if more wait than the `own_callers` of this
+    /// thread: 1 if it is one of them, or 0.
+    fn poll(&self, own_callers: usize) -> PollResult {
+        self.poll_at(clock::ticks(), own_callers)
+    }
+
+    /// As [`poll`](Self::poll), at a [time](super::Scheduler::poll).
+    fn poll_at(&self, now: u64, own_callers: usize) -> PollResult {
+        let mut state = self.lock();
+        let polled = state.poll(now);
+        let must_wake = state.must_wake();
+        drop(state);
+        if must_wake {
+            self.thread.wake();
+        }
+        if polled.progressed && self.callers().count > own_callers {
+            self.wakeup_page.callers().notify_all(); // it may be the result of another caller
+        }
+        polled
+    }
+}
+
 impl DriverGuard<'_> {
     /// Drives the pool until `is_done` or the deadline; returns whether it is done.
     pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
@@ -121,8 +154,9 @@ impl DriverGuard<'_> {
 
     fn drive_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
         let dispatcher = self.dispatcher;
+        let mut time: fn() -> u64 = clock::ticks;
         while dispatcher.original.is_current() {
-            let polled = dispatcher.poll(1);
+            let polled = dispatcher.poll_at(time(), 1);
             if is_done() {
                 return true;
             }
@@ -151,6 +185,7 @@ impl DriverGuard<'_> {
                     dispatcher.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
                 let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
                 dispatcher.wakeup_page.callers().wait(ticket, times.min());
+                time = clock::nanos;
             }
         }
         false

@@ -21,7 +21,7 @@ use super::chunk::Chunk;
 use super::completions::Completions;
 use super::inline::InlineWorkers;
 use super::recording::{RecordOptions, Recording};
-use super::scheduler::{Policy, PollResult, Scheduler};
+use super::scheduler::{Policy, Scheduler};
 use super::stats::PoolStats;
 use crate::error::{Cause, Error, Result};
 use crate::logs;
@@ -82,13 +82,16 @@ impl Dispatcher {
         Ok(dispatcher)
     }
 
-    /// Starts all workers, or none.
+    /// Makes the preloaded state, and starts all workers that the pool has without work, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let (options, workers) = (config.options.clone(), config.policy.workers);
+        let (options, workers) = (config.options.clone(), config.policy.least_workers());
         if config.preload.is_empty() {
             options.prefork(workers);
         }
         let dispatcher = Self::new(config, None).inspect_err(|_| options.cancel_prefork())?;
+        if let Some(server) = &dispatcher.preload_server {
+            server.make(options.timeout)?;
+        }
         for spawned in 1.. {
             let Some(config) = dispatcher.spawn_request() else { break };
             if let Err(error) = dispatcher.spawn_worker(config) {
@@ -156,9 +159,11 @@ impl Dispatcher {
         if self.is_inline() {
             return Ok(()); // it has no workers
         }
-        let missing = workers.saturating_sub(self.workers.load(Relaxed));
-        self.change(|state| state.resize(workers))?;
-        self.workers.store(workers, Relaxed);
+        let missing = self.change(|state| {
+            let missing = state.resize(workers)?;
+            self.workers.store(workers, Relaxed);
+            Ok::<_, Error>(missing)
+        })?;
         if self.preload_server.is_none() {
             self.options.prefork(missing);
         }
@@ -201,7 +206,7 @@ impl Dispatcher {
     pub(super) fn wait_for_records(&self, deadline: Deadline) -> bool {
         let recording = self.recording.as_ref().filter(|_| self.original.is_current());
         recording.is_none_or(|recording| {
-            recording.deliver();
+            self.deliver();
             recording.wait(deadline)
         })
     }
@@ -262,10 +267,11 @@ impl Dispatcher {
             return Ok(1);
         }
         self.change(|state| {
+            let items = state.broadcast(initializer.clone(), make_chunk)?;
             if let Some(recording) = &self.recording {
                 recording.add_setup(&initializer);
             }
-            state.broadcast(initializer, make_chunk)
+            Ok(items)
         })
     }
 
@@ -327,27 +333,12 @@ impl Dispatcher {
         self.wakeup_page.callers().notify_all();
     }
 
-    /// Polls without blocking.
-    pub(crate) fn check(&self) {
-        if self.original.is_current() {
-            self.poll(0);
+    /// Records failed items, and calls the wakers of arrived results. The caller does not hold the state.
+    fn deliver(&self) {
+        if self.recording.as_ref().is_some_and(|recording| recording.deliver()) {
+            self.wakeup_page.callers().notify_all();
         }
-    }
-
-    /// Collects results and dispatches waiting chunks. Wakes the callers if more wait than the `own_callers` of this
-    /// thread: 1 if it is one of them, or 0.
-    fn poll(&self, own_callers: usize) -> PollResult {
-        let mut state = self.lock();
-        let polled = state.poll();
-        let must_wake = state.must_wake();
-        drop(state);
-        if must_wake {
-            self.thread.wake();
-        }
-        if polled.progressed && self.callers().count > own_callers {
-            self.wakeup_page.callers().notify_all(); // it may be the result of another caller
-        }
-        polled
+        self.completions.wake();
     }
 
     fn lock(&self) -> StateGuard<'_> {
@@ -381,10 +372,6 @@ impl DerefMut for StateGuard<'_> {
 
 impl Drop for DeliverOnDrop<'_> {
     fn drop(&mut self) {
-        let dispatcher = self.0;
-        if dispatcher.recording.as_ref().is_some_and(|recording| recording.deliver()) {
-            dispatcher.wakeup_page.callers().notify_all();
-        }
-        dispatcher.completions.wake();
+        self.0.deliver();
     }
 }

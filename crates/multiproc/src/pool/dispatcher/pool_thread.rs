@@ -82,8 +82,7 @@ impl Dispatcher {
 
     /// The configuration of the next worker to [start](Dispatcher::spawn_worker), if one is missing.
     pub(super) fn spawn_request(&self) -> Option<WorkerConfig> {
-        let mut state = self.lock();
-        state.needs_worker().then(|| state.begin_start())
+        self.lock().begin_start()
     }
 
     /// Starts a worker. Does not hold the lock while it does.

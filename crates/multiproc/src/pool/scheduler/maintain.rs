@@ -21,7 +21,7 @@ impl Scheduler {
             worker.enforce_grace();
             self.backlog.put_back(worker.enforce_time_limit(now));
         }
-        self.poll();
+        self.poll(now);
         self.shut_down_idle_for_long();
         self.end_workers();
         let may_end = match self.phase {

@@ -90,6 +90,13 @@ pub(crate) struct Policy {
     pub(crate) recording: Option<Arc<Recording>>,
 }
 
+impl Policy {
+    /// How many workers there are without any work.
+    pub(crate) fn least_workers(&self) -> usize {
+        if self.idle_timeout.is_some() { self.workers.min(self.min_workers) } else { self.workers }
+    }
+}
+
 enum Phase {
     Open,
     /// No new work; ends when none is left.
@@ -165,6 +172,7 @@ impl Scheduler {
         self.sleep.wake_requested |= self.policy.idle_timeout.is_some() && self.needs_worker();
         if self.stall_check_at.is_none_or(|time| time > now + STALL_LIMIT) && self.may_be_stuck() {
             self.stall_check_at = Some(now + STALL_LIMIT);
+            self.sleep.wake_callers = true;
         }
         Ok(())
     }
@@ -251,10 +259,10 @@ impl Scheduler {
 /// For the thread that drives the pool:
 impl Scheduler {
     /// Collects the workers' results and dispatches waiting chunks. When overdue, also takes invisible
-    /// results and unclaimed items from workers.
-    pub(crate) fn poll(&mut self) -> PollResult {
+    /// results and unclaimed items from workers. `now` is the time, in nanoseconds; that of the last tick will do, but
+    /// after a sleep until the [next check](Self::next_check), which the tick may not have reached.
+    pub(crate) fn poll(&mut self, now: u64) -> PollResult {
         let (mut polled, mut lacks_descriptor) = (PollResult::default(), false);
-        let now = clock::ticks();
         self.ignore_stopped_time(now);
         self.check_workers(now);
         if self.backlog.end_pauses() {
@@ -342,7 +350,8 @@ impl Scheduler {
     /// When to poll again at the latest.
     pub(crate) fn next_check(&self) -> Option<Instant> {
         let coarse = self.stall_check_at.into_iter().chain(self.next_measurement()).min();
-        let coarse = coarse.map(|time| Instant::now() + clock::until_tick(time));
+        let coarse =
+            coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
         self.redispatch_at
             .into_iter()
             .chain(coarse)

@@ -23,7 +23,7 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 #[derive(Default)]
 pub(super) struct Starts {
     slot: StartSlot,
-    /// Since when the kernel has refused new workers, and its error.
+    /// Since when the kernel has refused workers to a pool that has none, and its error.
     refused: Option<(RunningTime, Error)>,
     /// At least one worker has become ready.
     had_success: bool,
@@ -105,29 +105,35 @@ impl Scheduler {
             Phase::Ending { .. } | Phase::Ended => 0,
             _ if self.broken.is_some() => 0,
             Phase::Open if self.policy.idle_timeout.is_none() => self.policy.workers,
-            Phase::Open => self.policy.workers.min(self.policy.min_workers.max(with_work())),
+            // After a refusal one is started without work, so that the pool takes work again.
+            Phase::Open => {
+                let wanted = with_work().max(self.starts.refused.is_some().into());
+                self.policy.workers.min(self.policy.min_workers.max(wanted))
+            }
             Phase::Closed => self.policy.workers.min(with_work()),
         };
-        accepting().count() < wanted
+        accepting().count() < wanted && self.free_index().is_some()
     }
 
-    /// The first index that no worker has.
-    fn free_index(&self) -> usize {
+    /// The first index that no worker has which may run a task. A retired worker keeps its index until its last task
+    /// has ended, and so does one that has lost its link or was killed until it is reaped.
+    fn free_index(&self) -> Option<usize> {
         let mut is_used = vec![false; self.policy.workers];
-        for worker in self.workers.iter().filter(|worker| worker.accepts_work()) {
+        for worker in self.workers.iter().filter(|worker| worker.may_run_task()) {
             if let Some(is_used) = is_used.get_mut(worker.index()) {
                 *is_used = true;
             }
         }
-        is_used.iter().position(|is_used| !is_used).unwrap_or(0)
+        is_used.iter().position(|is_used| !is_used)
     }
 
-    /// Counts a worker as being started, until [`add`](Self::add) or [`spawn_failed`](Self::spawn_failed).
-    pub(crate) fn begin_start(&mut self) -> WorkerConfig {
+    /// If a worker is needed, counts it as being started, until [`add`](Self::add) or
+    /// [`spawn_failed`](Self::spawn_failed).
+    pub(crate) fn begin_start(&mut self) -> Option<WorkerConfig> {
+        let index = self.free_index().filter(|_| self.needs_worker())?;
         self.starts.begin();
-        let index = self.free_index();
         let policy = self.policy.clone();
-        WorkerConfig {
+        Some(WorkerConfig {
             name: policy.name,
             index,
             initializers: policy.initializers,
@@ -136,7 +142,7 @@ impl Scheduler {
             is_measured: policy.max_growth.is_some(),
             shutdown_timeout: policy.shutdown_timeout,
             recording: policy.recording,
-        }
+        })
     }
 
     pub(crate) fn add(&mut self, mut worker: WorkerHandle) {
@@ -197,7 +203,7 @@ impl Scheduler {
     pub(crate) fn spawn_failed(&mut self, error: Error) {
         self.starts.end();
         let since = self.starts.refused.take().map_or_else(RunningTime::now, |(since, _)| since);
-        self.starts.refused = Some((since, error));
+        self.starts.refused = self.workers.is_empty().then_some((since, error));
         if let Some(error) = self.persistent_spawn_error().cloned() {
             if error.os_error().is_some() {
                 self.fail_waiting(&error);
@@ -210,7 +216,7 @@ impl Scheduler {
 
     pub(super) fn persistent_spawn_error(&self) -> Option<&Error> {
         let (since, error) = self.starts.refused.as_ref()?;
-        (self.workers.is_empty() && since.elapsed() >= GIVE_UP).then_some(error)
+        (since.elapsed() >= GIVE_UP).then_some(error)
     }
 
     fn fail(&mut self, error: &Error) {

@@ -13,13 +13,28 @@ const MEASURE_INTERVAL: u64 = 100_000_000;
 impl Scheduler {
     /// Keeps this many workers from now on. The pool's thread starts those that are missing; surplus ones
     /// finish what they run.
-    pub(crate) fn resize(&mut self, workers: usize) -> Result<()> {
+    /// Returns the number of missing ones.
+    pub(crate) fn resize(&mut self, workers: usize) -> Result<usize> {
         self.check_open()?;
         self.policy.workers = workers;
+        self.reinstate_surplus();
         self.retire_surplus();
         self.dispatch();
         self.sleep.wake_requested = true;
-        Ok(())
+        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
+        Ok(self.policy.least_workers().saturating_sub(accepting))
+    }
+
+    /// Keeps surplus workers that still run a task, as far as they are wanted again.
+    fn reinstate_surplus(&mut self) {
+        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
+        let mut missing = self.policy.workers.saturating_sub(accepting);
+        for worker in &mut self.workers {
+            let has_all = worker.initializers() == self.policy.initializers.len(); // it may have missed a broadcast
+            if missing > 0 && has_all && worker.reinstate() {
+                missing -= 1;
+            }
+        }
     }
 
     /// Gives the workers beyond the wanted number nothing more to do, those with the least work first.

@@ -13,6 +13,8 @@ pub(super) struct Sleep {
     until: Option<Instant>,
     /// The thread must be woken.
     pub(super) wake_requested: bool,
+    /// So must the callers: they would sleep past a check that was planned since.
+    pub(super) wake_callers: bool,
 }
 
 impl Sleep {
@@ -57,7 +59,7 @@ impl Scheduler {
 
     /// Records and returns when the pool's thread must wake up.
     pub(crate) fn prepare_sleep(&mut self) -> Option<Instant> {
-        self.sleep = Sleep { until: self.next_step(), wake_requested: false };
+        self.sleep = Sleep { until: self.next_step(), ..Sleep::default() };
         self.sleep.until
     }
 
@@ -72,9 +74,10 @@ impl Scheduler {
         std::mem::take(&mut self.sleep.wake_requested)
     }
 
-    /// Whether callers must be woken: a result has arrived outside a poll, or there is a retry time that they
+    /// Whether callers must be woken: a result has arrived outside a poll, or there is a check or a retry that they
     /// do not know.
     pub(crate) fn needs_caller_wake(&mut self) -> bool {
-        std::mem::take(&mut self.progressed) || self.redispatch_at.is_some()
+        let has_new_check = std::mem::take(&mut self.sleep.wake_callers);
+        std::mem::take(&mut self.progressed) || has_new_check || self.redispatch_at.is_some()
     }
 }

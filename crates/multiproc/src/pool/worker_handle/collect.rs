@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ipc::frame::{Frames, add_frame};
 use crate::ipc::packet::OnShortage;
 use crate::pool::call::{Call, ResultBatch};
-use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
+use crate::pool::worker_rings::{ERROR, OUT_OF_LINE, OneResult, Scope};
 use crate::sys::limit::private_memory;
 use crate::trace::Submissions;
 
@@ -170,7 +170,9 @@ impl WorkerHandle {
                 error.with_origin(self.origin())
             });
             if let Some(why) = asked_to_end {
+                let was_counted = received.is_ok_and(|result| result.kind == ERROR); // by the worker
                 self.fail(1, &why);
+                self.lost -= u64::from(was_counted);
                 continue;
             }
             let mut received = Some(received);

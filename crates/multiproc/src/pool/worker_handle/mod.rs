@@ -230,17 +230,6 @@ impl WorkerHandle {
         self.phase.is_running()
     }
 
-    /// Takes no more work; returns what it has not claimed.
-    pub(crate) fn retire(&mut self, why: ExitReason) -> Vec<Chunk> {
-        self.exit_reason.get_or_insert(why);
-        self.phase.retire();
-        self.revoke(u32::MAX)
-    }
-
-    pub(crate) fn is_retired(&self) -> bool {
-        self.phase.is_retired()
-    }
-
     /// For how long it has had nothing to do, since that was first asked for.
     pub(crate) fn idle_time(&self) -> Option<Duration> {
         let idle = self.is_idle().then_some(self.completed);
@@ -346,6 +335,11 @@ impl WorkerHandle {
     /// runs.
     pub(crate) fn may_be_stopped(&self) -> bool {
         self.stall_detector.may_be_stopped
+    }
+
+    /// Whether it gets nothing more for a while, since it has begun nothing.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.stall_detector.is_paused()
     }
 
     /// Whether items may stay unclaimed there, or it is paused because some did.

@@ -11,7 +11,7 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// ```text
 /// Running ─▶ Retired ─▶ HungUp ─▶ ShuttingDown ─▶ Killed ─▶ reaped
 /// ```
-/// Each step may be skipped, none is taken back, and a worker can exit in any phase.
+/// Each step may be skipped, a worker can exit in any phase, and only a retirement is taken back.
 pub(super) enum WorkerPhase {
     /// It runs items, once it is ready.
     Running,
@@ -40,6 +40,15 @@ impl WorkerPhase {
         if self.is_running() {
             *self = Self::Retired;
         }
+    }
+
+    /// Takes a retirement back; returns whether there was one.
+    pub(super) fn reinstate(&mut self) -> bool {
+        let is_retired = self.is_retired();
+        if is_retired {
+            *self = Self::Running;
+        }
+        is_retired
     }
 
     pub(super) fn was_told_to_exit(&self) -> bool {
@@ -137,9 +146,11 @@ mod tests {
         let mut phase = WorkerPhase::Running;
         phase.retire();
         assert!(phase.is_retired() && !phase.is_running() && !phase.was_told_to_exit());
+        assert!(phase.reinstate() && phase.is_running() && !phase.reinstate());
+        phase.retire();
         assert!(phase.begin_shutdown(TIMEOUT) && !phase.is_retired());
         phase.retire();
-        assert!(phase.was_told_to_exit());
+        assert!(phase.was_told_to_exit() && !phase.reinstate());
     }
 
     #[test]

@@ -34,6 +34,31 @@ pub(crate) struct WorkerExit {
 
 /// Ends the worker.
 impl WorkerHandle {
+    /// Whether it runs a task, or may begin one: it was not told to exit.
+    pub(crate) fn may_run_task(&self) -> bool {
+        !self.phase.was_told_to_exit()
+    }
+
+    /// Takes no more work; returns what it has not claimed.
+    pub(crate) fn retire(&mut self, why: ExitReason) -> Vec<Chunk> {
+        self.exit_reason.get_or_insert(why);
+        self.phase.retire();
+        self.revoke(u32::MAX)
+    }
+
+    /// Takes its retirement as a surplus worker back; returns whether it was retired so.
+    pub(crate) fn reinstate(&mut self) -> bool {
+        let is_surplus = matches!(self.exit_reason, Some(ExitReason::Surplus)) && self.phase.reinstate();
+        if is_surplus {
+            self.exit_reason = None;
+        }
+        is_surplus
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.phase.is_retired()
+    }
+
     /// When its initializer must have returned, if that is pending.
     pub(crate) fn initialize_by(&self) -> Option<RunningTime> {
         self.initialize_by.filter(|_| !self.is_ready() && self.phase.failure().is_none())
