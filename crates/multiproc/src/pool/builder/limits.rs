@@ -95,7 +95,8 @@ impl<M> PoolBuilder<M> {
 
     /// Replaces a worker, between two tasks, when its private memory has grown by more than this many bytes
     /// since its first task. So tasks that leak, or that leave the allocator with much memory, take no more
-    /// than that for long; none of them fails. By default a worker may grow without end.
+    /// than that for long; none of them fails. By default a worker may grow without end. A worker that has grown
+    /// in a task ends it and runs no other; its successor begins then.
     ///
     /// The pool checks its workers about ten times a second while it has work. What a worker has before its
     /// first task does not count: a [state](Self::state), a [preload](Self::preload), what an initializer has
