@@ -1,5 +1,6 @@
 //! A chunk's life at an agent: asks for it, runs it, hands in its results, acknowledges it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 use super::run::{Ran, Stop, StopOnDrop};
 use super::session::{Registered, Served};
 use super::slot::free_place;
-use super::{Agent, lease, run};
+use super::{Agent, lease, pace, run};
 use crate::connection::REQUEST_TIMEOUT;
 use crate::payload;
 use crate::protocol::{self, Delivery, Reply, Request, WorkHeader};
@@ -121,7 +122,8 @@ async fn serve(
     place: OwnedSemaphorePermit,
 ) -> bool {
     let chunk = header.chunk;
-    let grant = match begin(agent, served, &header, delivered.count).await {
+    let mut place = Some(place);
+    let grant = match begin(agent, served, &header, delivered.count, &mut place).await {
         Reply::Granted(grant) => grant,
         Reply::Finished => return true,
         Reply::Superseded | Reply::Made | Reply::Pong => return false,
@@ -137,15 +139,26 @@ async fn serve(
 }
 
 /// Tells the caller that the chunk begins; asks whether it may where another agent may have begun it, or where
-/// the message does not leave soon.
-async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i64) -> Reply {
+/// the message does not leave soon. Without an answer soon, the place goes.
+async fn begin(
+    agent: &Agent,
+    served: &Served,
+    header: &WorkHeader,
+    delivered: i64,
+    place: &mut Option<OwnedSemaphorePermit>,
+) -> Reply {
     let chunk = header.chunk;
     if delivered == 1 && !header.must_ask && tell(agent, served, chunk).await {
         return Reply::Granted(0);
     }
     let delivery = Delivery { copy: header.copy, count: delivered };
     let begin = Request::Begin { chunk, delivery, agent: agent.id.clone(), host: agent.host.clone() };
-    served.ask_until_answered(&agent.connection, &begin).await
+    let mut answered = pin!(served.ask_until_answered(&agent.connection, &begin));
+    if let Ok(reply) = timeout(pace::MAX_WAIT, &mut answered).await {
+        return reply;
+    }
+    drop(place.take()); // the caller may be stopped: others run meanwhile
+    answered.await
 }
 
 /// Tells the caller that the chunk begins. True once the kernel has the message: an agent that is killed after
@@ -161,23 +174,25 @@ async fn tell(agent: &Agent, served: &Served, chunk: u64) -> bool {
     timeout(REQUEST_TIMEOUT.min(served.lease / 4), sent).await.unwrap_or(false)
 }
 
-/// `None` if there are no results to report.
+/// Waits for a place if the chunk has none any more. `None` if there are no results to report.
 async fn run_and_report(
     agent: &Arc<Agent>,
     served: &Arc<Served>,
     (header, items): (WorkHeader, Vec<u8>),
     grant: u64,
-    mut place: OwnedSemaphorePermit,
+    mut place: Option<OwnedSemaphorePermit>,
 ) -> Option<Reply> {
     let chunk = (header.chunk, grant);
     let read = match &header.object {
         None => Ok(items),
         Some(object) => {
-            drop(place); // others run meanwhile
-            let read = payload::get(&agent.connection, &served.session, object, served.lease).await;
-            place = free_place(agent, served).await?;
-            read
+            drop(place.take()); // others run meanwhile
+            payload::get(&agent.connection, &served.session, object, served.lease).await
         }
+    };
+    let place = match place {
+        Some(place) => place,
+        None => free_place(agent, served).await?,
     };
     let encoded = match read {
         Ok(items) => {

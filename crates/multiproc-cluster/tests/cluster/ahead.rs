@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use async_nats::Message;
 use futures_util::StreamExt;
-use multiproc_cluster::Pool;
+use multiproc_cluster::{Cluster, HostLoss, Pool};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::link::Link;
 use crate::server::Server;
 use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{begin_and_sleep_if_some, begin_and_wait, hold, sleep, slow_square, square};
+use crate::work::{HOUR, begin_and_sleep_if_some, begin_and_wait, hold, sleep, slow_square, square};
 
 trials![
     long_tasks_run_on_all_workers_of_all_hosts,
@@ -21,6 +23,7 @@ trials![
     a_full_host_keeps_a_second_delivery_of_what_it_runs,
     a_host_pulls_for_two_busy_pools_in_turn_and_hands_little_back,
     short_chunks_are_pulled_ahead,
+    a_caller_that_does_not_answer_keeps_no_place,
 ];
 
 /// Submits tasks of an hour; each writes a file.
@@ -196,6 +199,29 @@ fn short_chunks_are_pulled_ahead() -> Outcome {
     });
     for (number, task) in (0..).zip(tasks) {
         assert_eq!(task.get()?, number * number);
+    }
+    Ok(())
+}
+
+/// It has a task for each worker, about which the host asks. The host is stopped until the caller is cut off.
+fn a_caller_that_does_not_answer_keeps_no_place() -> Outcome {
+    let server = Server::start();
+    let agent = server.agent("a");
+    let link = Link::to(&server);
+    let silent = Cluster::builder(&link.url()).lease(HOUR).connect()?.pool("silent")?;
+    assert_eq!(silent.apply(square, (3,))?, 9);
+    server.wait_for_chunks("the first chunk is acknowledged", 0);
+    agent.signal(Signal::SIGSTOP);
+    let options = silent.options().on_host_loss(HostLoss::Fail);
+    let tasks = [options.submit(square, (4,))?, options.submit(square, (5,))?];
+    server.wait_for_chunks("the host has them", 2);
+    link.cut();
+    agent.signal(Signal::SIGCONT);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("other")?;
+    assert_eq!(pool.submit(square, (6,))?.get_timeout(TEST_TIMEOUT)?, Some(36));
+    link.mend();
+    for (task, square) in tasks.into_iter().zip([16, 25]) {
+        assert_eq!(task.get()?, square);
     }
     Ok(())
 }
