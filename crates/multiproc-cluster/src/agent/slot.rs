@@ -32,14 +32,21 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>, kind: Kind) {
     let client = &agent.connection.client;
     let inbox = client.new_inbox();
     let Ok(messages) = client.subscribe(inbox.clone()).await else { return };
-    let mut slot =
-        Slot { agent: &agent, served: &served, inbox, messages, pause: MIN_PAUSE, is_refused: false };
+    let mut slot = Slot {
+        agent: &agent,
+        served: &served,
+        inbox,
+        messages,
+        has_request: false,
+        pause: MIN_PAUSE,
+        is_refused: false,
+    };
     let mut epoch = agent.connection.epoch.clone();
     loop {
         epoch.mark_unchanged();
         let pulled = tokio::select! {
             pulled = slot.pull(kind) => pulled,
-            _ = epoch.changed() => None, // the server has forgotten the request, or there is one to ask again
+            _ = epoch.changed() => None, // the server may have forgotten the request, or is there to ask again
             () = served.is_over() => return,
         };
         if let Some(pulled) = pulled {
@@ -65,6 +72,8 @@ struct Slot<'a> {
     served: &'a Arc<Served>,
     inbox: String,
     messages: Subscriber,
+    /// A request at the inbox has no answer yet.
+    has_request: bool,
     pause: Duration,
     /// It has handed back a chunk for want of a place, and has had none since.
     is_refused: bool,
@@ -173,19 +182,32 @@ impl Slot<'_> {
                 }
                 self.ask(NOW.to_owned(), REQUEST_TIMEOUT).await?
             }
-            Some(late) = self.messages.next() => late, // the answer to an earlier request
+            Some(late) = self.messages.next() => {
+                self.has_request = false;
+                late
+            }
         };
         message.status.is_none().then_some(message)
     }
 
-    /// The first answer to a request for a chunk.
+    /// The answer to a request for a chunk.
+    ///
+    /// A request that has none goes with its inbox. Otherwise a late answer would count as that to the next request,
+    /// and so on: the slot would have two requests from then on.
     async fn ask(&mut self, request: String, time: Duration) -> Option<Message> {
         if !self.agent.connection.is_connected() {
             std::future::pending::<()>().await;
         }
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", self.served.session.stream());
         let client = &self.agent.connection.client;
+        if self.has_request {
+            self.inbox = client.new_inbox();
+            self.messages = client.subscribe(self.inbox.clone()).await.ok()?;
+        }
+        self.has_request = true;
         client.publish_with_reply(subject, self.inbox.clone(), request.into()).await.ok()?;
-        timeout(time, self.messages.next()).await.ok()?
+        let answer = timeout(time, self.messages.next()).await.ok()?;
+        self.has_request = false;
+        answer
     }
 }

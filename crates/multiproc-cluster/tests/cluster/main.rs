@@ -15,6 +15,7 @@ mod calls;
 mod faults;
 mod hosts;
 mod keys;
+mod late;
 mod link;
 mod links;
 mod network;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         ahead::trials(),
         faults::trials(),
         hosts::trials(),
+        late::trials(),
         links::trials(),
         pending::trials(),
         skips::trials(),
