@@ -127,8 +127,8 @@ pub(crate) enum Request {
     Begun { chunk: u64, agent: String, host: String },
     /// The agent begins a chunk: may it?
     Begin { chunk: u64, delivery: Delivery, agent: String, host: String },
-    /// The agent has been cut off, or stopped: is the chunk still its own?
-    Check { chunk: u64, grant: u64 },
+    /// Is the chunk the agent's own? It has been cut off, or stopped, or what it has said may have been lost.
+    Check { chunk: u64, grant: u64, agent: String, host: String },
     /// The results of a chunk, the time that they took, and where they are, if not here.
     Done { chunk: u64, grant: u64, host: String, work: Duration, object: Option<String> },
     /// The items of a chunk cannot be read, or the broker does not take its results. One error for all items:
@@ -248,13 +248,14 @@ mod tests {
 
     #[test]
     fn messages_are_read_back_and_cut_ones_refused() {
-        let request = Request::Check { chunk: 7, grant: 2 };
+        let (agent, host) = ("x".to_owned(), "y".to_owned());
+        let request = Request::Check { chunk: 7, grant: 2, agent, host };
         let mut body = Vec::new();
         push(&mut body, b"one");
         push(&mut body, b"");
         let bytes = join(&request, &body).unwrap();
         let (found, rest) = split::<Request>(&bytes).unwrap();
-        assert!(matches!(found, Request::Check { chunk: 7, grant: 2 }));
+        assert!(matches!(found, Request::Check { chunk: 7, grant: 2, .. }));
         assert_eq!(values(rest).unwrap(), [b"one".to_vec(), Vec::new()]);
         for length in 0..bytes.len() {
             let cut = split::<Request>(&bytes[..length]).and_then(|(_, rest)| values(rest));

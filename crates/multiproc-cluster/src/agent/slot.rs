@@ -10,7 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::session::Served;
-use super::{Agent, chunk, pace};
+use super::{Agent, chunk, lease, pace};
 use crate::connection::REQUEST_TIMEOUT;
 use crate::protocol::CONSUMER;
 
@@ -38,6 +38,7 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>, kind: Kind) {
         inbox,
         messages,
         has_request: false,
+        asked: Instant::now(),
         pause: MIN_PAUSE,
         is_refused: false,
     };
@@ -74,6 +75,8 @@ struct Slot<'a> {
     messages: Subscriber,
     /// A request at the inbox has no answer yet.
     has_request: bool,
+    /// When the last request was sent.
+    asked: Instant,
     pause: Duration,
     /// It has handed back a chunk for want of a place, and has had none since.
     is_refused: bool,
@@ -106,7 +109,8 @@ impl Slot<'_> {
         }
     }
 
-    /// Runs a chunk as soon as the host has a place for it. If there is none for a while, others may have it.
+    /// Runs a chunk as soon as the host has a place for it. If there is none for a while, others may have it. A chunk
+    /// of a host that was stopped meanwhile comes again after the lease.
     ///
     /// The broker may give a chunk that goes back to another slot of this host, and to each in turn. So only the
     /// first one keeps it for a while.
@@ -116,6 +120,9 @@ impl Slot<'_> {
             Some(place) => Some(place),
             None => self.place_soon().await,
         };
+        if lease::is_late(self.asked.elapsed(), served.lease) {
+            return; // another host may have the chunk, and the broker would take a word about it as that one's
+        }
         if let Some(place) = place {
             return chunk::take(agent, served, message, place).await;
         }
@@ -204,7 +211,7 @@ impl Slot<'_> {
             self.inbox = client.new_inbox();
             self.messages = client.subscribe(self.inbox.clone()).await.ok()?;
         }
-        self.has_request = true;
+        (self.has_request, self.asked) = (true, Instant::now());
         client.publish_with_reply(subject, self.inbox.clone(), request.into()).await.ok()?;
         let answer = timeout(time, self.messages.next()).await.ok()?;
         self.has_request = false;

@@ -74,9 +74,7 @@ impl Outstanding {
     pub(super) fn begun(&mut self, agent: String, host: String) {
         if self.grant == 0 {
             self.delivery = Delivery { copy: 0, count: 1 };
-            self.leave_host();
-            self.host = Some((agent, host));
-            self.changed = Instant::now();
+            self.take(agent, host);
         }
     }
 
@@ -110,9 +108,30 @@ impl Outstanding {
         Ok(Reply::Granted(grant))
     }
 
-    /// Whether it is the agent's that has this grant.
-    pub(super) fn check(&self, grant: u64) -> Reply {
-        if self.grant == grant { Reply::Granted(grant) } else { Reply::Superseded }
+    /// Whether it is the agent's that has this grant. A broker that was killed may give it twice for the first time:
+    /// then a live host keeps it.
+    pub(super) fn check(
+        &mut self,
+        grant: u64,
+        (agent, host): (String, String),
+        is_live: impl Fn(&str) -> bool,
+    ) -> Reply {
+        if self.grant != grant {
+            return Reply::Superseded;
+        }
+        match &self.host {
+            Some((current, _)) if *current == agent => {}
+            Some((current, _)) if is_live(current) => return Reply::Superseded,
+            _ => self.take(agent, host), // what it has said was lost
+        }
+        Reply::Granted(grant)
+    }
+
+    /// An agent has it, under the grant that it has.
+    fn take(&mut self, agent: String, host: String) {
+        self.leave_host();
+        self.host = Some((agent, host));
+        self.changed = Instant::now();
     }
 
     /// Gives it to an agent; returns the number of the grant. An agent that has it is given up.
@@ -227,6 +246,19 @@ mod tests {
         chunk.begin(delivery, host, |agent| live.contains(&agent)).unwrap()
     }
 
+    fn check(chunk: &mut Outstanding, grant: u64, agent: &str, live: &[&str]) -> Reply {
+        chunk.check(grant, (agent.to_owned(), agent.to_owned()), |agent| live.contains(&agent))
+    }
+
+    #[test]
+    fn of_two_hosts_that_have_it_for_the_first_time_a_live_one_keeps_it() {
+        let mut chunk = outstanding(HostLoss::Fail);
+        assert_eq!(check(&mut chunk, 0, "a", &["a", "b"]), Reply::Granted(0), "its word was lost");
+        assert_eq!(check(&mut chunk, 0, "b", &["a", "b"]), Reply::Superseded);
+        assert_eq!(check(&mut chunk, 0, "b", &["b"]), Reply::Granted(0));
+        assert_eq!(chunk.host, Some(("b".to_owned(), "b".to_owned())));
+    }
+
     #[test]
     fn a_late_question_does_not_take_the_chunk_from_a_live_host() {
         for loss in [HostLoss::Fail, HostLoss::Retry(1)] {
@@ -234,7 +266,7 @@ mod tests {
             assert_eq!(begin(&mut chunk, (0, 2), "b", &["a", "b"]), Reply::Granted(1));
             assert_eq!(begin(&mut chunk, (0, 1), "a", &["a", "b"]), Reply::Superseded);
             assert_eq!(begin(&mut chunk, (0, 2), "a", &["a", "b"]), Reply::Superseded);
-            assert_eq!(chunk.check(1), Reply::Granted(1));
+            assert_eq!(check(&mut chunk, 1, "b", &["a", "b"]), Reply::Granted(1));
             assert!(chunk.lost.is_empty());
         }
     }
@@ -270,10 +302,11 @@ mod tests {
     fn an_old_grant_counts_no_more() {
         let mut chunk = outstanding(HostLoss::Retry(9));
         chunk.begun("a".to_owned(), "a".to_owned());
-        assert_eq!(chunk.check(0), Reply::Granted(0));
+        assert_eq!(check(&mut chunk, 0, "a", &["a"]), Reply::Granted(0));
         begin(&mut chunk, (0, 2), "b", &[]);
         chunk.begun("a".to_owned(), "a".to_owned()); // it arrives late
-        assert_eq!((chunk.check(0), chunk.check(1)), (Reply::Superseded, Reply::Granted(1)));
+        assert_eq!(check(&mut chunk, 0, "a", &["a", "b"]), Reply::Superseded);
+        assert_eq!(check(&mut chunk, 1, "b", &["a", "b"]), Reply::Granted(1));
         assert_eq!(chunk.host, Some(("b".to_owned(), "b".to_owned())));
         chunk.is_arriving = true;
         assert_eq!(begin(&mut chunk, (0, 3), "c", &[]), Reply::Superseded);

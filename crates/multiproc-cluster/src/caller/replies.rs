@@ -39,7 +39,7 @@ async fn take(caller: &Arc<Caller>, message: Message) {
         Request::Ping => Reply::Pong,
         Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host).await,
         Request::Begin { chunk, delivery, agent, host } => begin(caller, chunk, delivery, (agent, host)),
-        Request::Check { chunk, grant } => check(caller, chunk, grant),
+        Request::Check { chunk, grant, agent, host } => check(caller, chunk, grant, (agent, host)),
         Request::Done { chunk, grant, host, work, object: None } => {
             finish(caller, chunk, grant, Content::Results { bytes: body.to_vec(), host: host.into(), work })
         }
@@ -103,17 +103,19 @@ fn begin(caller: &Arc<Caller>, chunk: u64, delivery: Delivery, host: (String, St
     })
 }
 
-fn check(caller: &Caller, chunk: u64, grant: u64) -> Reply {
-    let state = caller.lock();
-    state.outstanding.get(&chunk).map_or(Reply::Finished, |outstanding| outstanding.check(grant))
+/// Whether an agent has the chunk.
+fn check(caller: &Caller, chunk: u64, grant: u64, host: (String, String)) -> Reply {
+    let mut state = caller.lock();
+    let State { outstanding, hosts, .. } = &mut *state;
+    let Some(outstanding) = outstanding.get_mut(&chunk) else { return Reply::Finished };
+    outstanding.check(grant, host, |agent| hosts.contains_key(agent))
 }
 
 /// Delivers a chunk's results, unless they are those of an agent that was given up.
 fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Reply {
     let errors = content.errors(); // reads all results, so it comes before the lock
     let mut state = caller.lock();
-    if state.outstanding.get(&chunk).is_some_and(|outstanding| outstanding.check(grant) == Reply::Superseded)
-    {
+    if state.outstanding.get(&chunk).is_some_and(|outstanding| outstanding.grant != grant) {
         return Reply::Superseded;
     }
     if let Some(mut outstanding) = state.outstanding.remove(&chunk) {

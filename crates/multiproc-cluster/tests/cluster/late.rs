@@ -2,13 +2,85 @@
 
 use std::time::Duration;
 
+use async_nats::Message;
 use futures_util::StreamExt;
+use multiproc_cluster::HostLoss;
+use nix::sys::signal::Signal;
 
 use crate::server::Server;
-use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_until};
-use crate::work::square;
+use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_for_begin, wait_until};
+use crate::work::{begin_and_wait, hold, square};
 
-trials![a_late_answer_leaves_a_slot_one_request];
+trials![
+    a_delivery_that_is_read_after_the_lease_does_not_run,
+    a_delivery_that_is_read_after_the_lease_is_not_handed_back,
+    a_late_answer_leaves_a_slot_one_request,
+];
+
+/// A stopped host has a chunk in its socket, for the first time; when it goes on, another one runs the chunk.
+fn a_delivery_that_is_read_after_the_lease_does_not_run() -> Outcome {
+    let server = Server::start();
+    let folders = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    let [stale, fill, one, other] = [0, 1, 2, 3].map(|number| folders[number].path().to_owned());
+    let first = server.agent("a");
+    let pool = server.cluster().lease(LEASE * 5).connect()?.pool("stale")?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    server.wait_for_chunks("the first chunk is acknowledged", 0);
+    first.signal(Signal::SIGSTOP);
+    let _task = pool.submit(begin_and_wait, (stale.clone(),))?;
+    server.wait_for_chunks("the host has it", 1);
+    let second = server.agent("b");
+    assert_eq!(wait_for_begin(&stale, &[]), second.pid());
+    let _fill = pool.submit(begin_and_wait, (fill.clone(),))?;
+    assert_eq!(wait_for_begin(&fill, &[]), second.pid());
+    first.signal(Signal::SIGCONT);
+    // The second host is full, so the first one has both its workers for these.
+    for folder in [&one, &other] {
+        let _ = pool.submit(begin_and_wait, (folder.clone(),))?;
+    }
+    for folder in [&one, &other] {
+        assert_eq!(wait_for_begin(folder, &[]), first.pid());
+    }
+    assert_eq!(std::fs::read_dir(&stale)?.count(), 1, "it runs twice");
+    Ok(())
+}
+
+/// The broker would take it from the host that has it now.
+fn a_delivery_that_is_read_after_the_lease_is_not_handed_back() -> Outcome {
+    let server = Server::start();
+    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let [busy, stale] = [0, 1].map(|number| folders[number].path().to_owned());
+    let first = server.agent("a");
+    let filler = server.cluster().lease(LEASE * 20).connect()?.pool("filler")?;
+    let pool = server.cluster().lease(LEASE * 5).connect()?.pool("stale")?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    server.wait_for_chunks("the first chunk is acknowledged", 0);
+    for _ in 0..2 {
+        let _ = filler.submit(hold, (busy.clone(), Vec::new()))?;
+    }
+    wait_until("the host is full", || std::fs::read_dir(&busy).unwrap().count() == 2);
+    first.signal(Signal::SIGSTOP);
+    let options = pool.options().on_host_loss(HostLoss::Fail);
+    let mut task = options.submit(begin_and_wait, (stale.clone(),))?;
+    server.wait_for_chunks("the host has it, too", 3);
+    let second = server.agent("b");
+    assert_eq!(wait_for_begin(&stale, &[]), second.pid());
+    server.as_client(async |context| {
+        let answers = context.client().subscribe("$JS.ACK.>").await.unwrap();
+        let is_of_stale = |answer: &Message| std::future::ready(answer.subject.contains("MULTIPROC_stale_"));
+        let mut answers = answers.filter(is_of_stale);
+        context.client().flush().await.unwrap();
+        first.signal(Signal::SIGCONT);
+        // The second host renews the chunk three times a lease.
+        for _ in 0..4 {
+            let answer = tokio::time::timeout(TEST_TIMEOUT, answers.next()).await.unwrap().unwrap();
+            assert_eq!(&answer.payload[..], b"+WPI");
+        }
+    });
+    std::fs::write(stale.join("go"), "")?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(second.pid()));
+    Ok(())
+}
 
 /// The broker is silent for longer than a slot waits for its answer, and then gives it.
 fn a_late_answer_leaves_a_slot_one_request() -> Outcome {
