@@ -11,7 +11,7 @@ use multiproc::pool::encoded;
 use multiproc::{Error, Result};
 
 use super::outstanding::Outstanding;
-use super::{Caller, HostState, publish};
+use super::{Caller, HostState, State, publish};
 use crate::build_id;
 use crate::connection::REQUEST_TIMEOUT;
 use crate::options::HostLoss;
@@ -70,6 +70,7 @@ async fn check_regularly(caller: Arc<Caller>) {
     let mut contact = Instant::now();
     let mut server = server_id(&caller);
     let mut may_have_strays = false;
+    let mut last_delivered = 0;
     loop {
         tokio::time::sleep(period).await;
         match probe(&caller).await {
@@ -83,9 +84,12 @@ async fn check_regularly(caller: Arc<Caller>) {
                 server = server_id(&caller);
                 may_have_strays = may_have_strays && !remove_strays(&caller, delivered).await;
                 check_hosts(&caller);
-                if !has_undelivered {
-                    publish_lost_again(&caller);
+                let is_idle = !has_undelivered;
+                note_delivered(&caller, if is_idle { u64::MAX } else { delivered });
+                if is_idle || delivered > last_delivered {
+                    publish_lost_again(&caller, is_idle);
                 }
+                last_delivered = delivered;
             }
             Probe::NoStream => return end(&caller, stream_lost(&caller, &server)).await,
             Probe::NoConsumer => {
@@ -164,6 +168,8 @@ fn stream_lost(caller: &Caller, server: &str) -> Error {
     })
 }
 
+/// How long after a lease the broker may give a chunk to another host.
+const MAX_REDELIVERY_TIME: Duration = Duration::from_secs(2);
 /// How long live hosts may take to be heard when the broker is back: they connect again after at most a second.
 const MIN_RETURN_TIME: Duration = Duration::from_secs(3);
 
@@ -243,15 +249,34 @@ async fn remove_strays(caller: &Caller, delivered: u64) -> bool {
     stream.purge().sequence(delivered + 1).await.is_ok()
 }
 
+/// Notes since when chunks that the broker has delivered, up to that place in the stream, are at no live host.
+fn note_delivered(caller: &Caller, delivered: u64) {
+    let mut state = caller.lock();
+    let State { outstanding, hosts, .. } = &mut *state;
+    for outstanding in outstanding.values_mut() {
+        let is_delivered = outstanding.sequence.is_some_and(|sequence| sequence <= delivered);
+        if !is_delivered || outstanding.is_arriving || outstanding.has_live_host(hosts) {
+            outstanding.astray = None;
+        } else {
+            outstanding.astray.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
 /// Publishes chunks again that no live host has, and that the broker does not deliver: one that was killed or
 /// whose machine has crashed may have lost a message that it had acknowledged, or take it for delivered.
-fn publish_lost_again(caller: &Arc<Caller>) {
-    let patience = caller.settings.lease * 6 / 5;
+///
+/// Called when the broker has given a host a new chunk, or has none (`is_idle`): before that it would have given it one
+/// that has come back, so what is astray then will not come.
+fn publish_lost_again(caller: &Arc<Caller>, is_idle: bool) {
+    let lease = caller.settings.lease;
+    let patience = lease + (lease / 5).min(MAX_REDELIVERY_TIME);
     let state = caller.lock();
     let is_lost = |outstanding: &Outstanding| {
-        !outstanding.has_live_host(&state.hosts)
-            && !outstanding.is_arriving
-            && outstanding.changed.elapsed() > patience
+        // While the broker has others, it gives a lost host's chunk to one of those that ask.
+        let is_of_lost_host = is_idle && outstanding.host.is_some();
+        let since = if is_of_lost_host { Some(outstanding.changed) } else { outstanding.astray };
+        outstanding.astray.is_some() && since.is_some_and(|since| since.elapsed() > patience)
     };
     for (&chunk, _) in state.outstanding.iter().filter(|(_, outstanding)| is_lost(outstanding)) {
         caller.runtime.spawn(publish::publish_again(Arc::clone(caller), chunk));

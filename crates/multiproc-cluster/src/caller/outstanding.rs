@@ -33,6 +33,8 @@ pub(super) struct Outstanding {
     pub(super) called: Instant,
     /// When it was published or begun.
     pub(super) changed: Instant,
+    /// Since when it is delivered, or lost, and at no live host, as far as the session's clock has seen.
+    pub(super) astray: Option<Instant>,
     /// What was published, to publish it again; `None` before.
     pub(super) work: Option<Arc<Work>>,
     /// The number of the message that counts.
@@ -61,6 +63,7 @@ impl Outstanding {
             past: Vec::new(),
             called: chunk.called,
             changed: Instant::now(),
+            astray: None,
             work: None,
             copy: 0,
             sequence: None,
@@ -214,6 +217,7 @@ mod tests {
             past: Vec::new(),
             called: Instant::now(),
             changed: Instant::now(),
+            astray: None,
             work: None,
             copy: 0,
             sequence: None,

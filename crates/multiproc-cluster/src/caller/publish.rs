@@ -46,7 +46,7 @@ pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
         let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return };
         let Some(work) = outstanding.work.clone() else { return };
         outstanding.copy += 1;
-        outstanding.changed = Instant::now();
+        (outstanding.changed, outstanding.astray) = (Instant::now(), None);
         let header = WorkHeader { copy: outstanding.copy, must_ask: true, ..work.header.clone() };
         let work = Arc::new(Work { header, items: work.items.clone() });
         outstanding.work = Some(Arc::clone(&work));

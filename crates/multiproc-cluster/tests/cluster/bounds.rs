@@ -1,5 +1,6 @@
 //! Whatever is killed, each handle resolves within the lease and five seconds.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -14,11 +15,12 @@ use serde::de::DeserializeOwned;
 use crate::link::Link;
 use crate::server::{Server, Settings};
 use crate::support::{Outcome, Running, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{HOUR, enlarge, sleep, square};
+use crate::work::{HOUR, enlarge, sleep, slow_square, square};
 
 trials![
     each_handle_resolves_within_the_lease_and_five_seconds,
     each_call_of_many_chunks_ends_within_the_lease_and_five_seconds,
+    a_chunk_that_the_broker_has_lost_comes_again_while_others_wait,
 ];
 
 /// The default. A shorter one would hide a wait for two leases.
@@ -147,6 +149,37 @@ fn the_disk_is_full_for_a_call() {
     }
     clock.check();
     drop(busy);
+}
+
+/// The call has no end, so there is always a chunk that no host has.
+fn a_chunk_that_the_broker_has_lost_comes_again_while_others_wait() -> Outcome {
+    let server = Server::start();
+    let agent = server.agent("a");
+    let pool = server.pool("gap");
+    let sent = Cell::new(0_u64);
+    let mut results = pool.imap_unordered(slow_square, (0..).inspect(|&number| sent.set(number)));
+    let mut squares = vec![results.next().unwrap()?];
+    agent.signal(Signal::SIGSTOP);
+    wait_until("some chunks wait at the broker", || {
+        squares.extend(results.next_timeout(Duration::ZERO).map(Result::unwrap)); // sends what there is room for
+        server.chunks().1 > 0
+    });
+    let name = server.streams().remove(0);
+    server.as_client(async |context| {
+        let stream = context.get_stream(name).await.unwrap();
+        let last = stream.cached_info().state.last_sequence;
+        assert!(stream.delete_message(last).await.unwrap());
+        assert!(stream.consumer_info("agents").await.unwrap().delivered.stream_sequence < last);
+    });
+    agent.signal(Signal::SIGCONT);
+    let (last, deadline) = (sent.get(), Instant::now() + TEST_TIMEOUT);
+    let is_early = |&square: &u64| square <= last * last;
+    let mut early = squares.into_iter().filter(is_early).count() as u64;
+    while early <= last {
+        assert!(Instant::now() < deadline, "{} of {} items have a result", early, last + 1);
+        early += u64::from(is_early(&results.next().unwrap()?));
+    }
+    Ok(())
 }
 
 /// A broker, a host with two workers, and tasks that run there or wait.
