@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::call_options::CallOptions;
-use crate::caller::{Caller, Host};
+use crate::caller::{CLOSE_TIMEOUT, Caller, Host};
 use crate::cluster::Shared;
 use crate::options::Options;
 use crate::results::Results;
@@ -185,9 +185,6 @@ impl Pool {
         self.options().submit_timeout(function, args, time)
     }
 }
-
-/// How long dropping a pool may wait for the broker.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Drop for Pool {
     fn drop(&mut self) {

@@ -20,6 +20,7 @@ use multiproc::pool::encoded::{self, FunctionId};
 use multiproc::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use self::inbox::{Content, Inbox};
 use self::outstanding::Outstanding;
@@ -49,6 +50,9 @@ pub(crate) struct Caller {
     /// Whether there may be an object store.
     has_store: AtomicBool,
 }
+
+/// How long the end of a session may wait for the broker.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
@@ -124,7 +128,8 @@ pub struct Host {
 }
 
 impl Caller {
-    /// Makes the stream and its consumer, and starts the tasks of the session.
+    /// Makes the stream and its consumer, and starts the tasks of the session. What it has made goes if one of them
+    /// fails.
     pub(crate) async fn begin(
         pool: String,
         connection: Connection,
@@ -133,6 +138,19 @@ impl Caller {
     ) -> Result<Arc<Self>> {
         let id = connection.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
         let session = Session { pool, id };
+        let begun = Self::try_begin(session.clone(), connection.clone(), settings, runtime).await;
+        if begun.is_err() {
+            let _ = timeout(CLOSE_TIMEOUT, remove_streams(&connection, &session)).await;
+        }
+        begun
+    }
+
+    async fn try_begin(
+        session: Session,
+        connection: Connection,
+        settings: Settings,
+        runtime: Handle,
+    ) -> Result<Arc<Self>> {
         make_stream(&connection, &session, settings).await?;
         let state = State {
             failure: None,

@@ -32,6 +32,7 @@ trials![
     the_documented_permissions_suffice,
     an_agents_permissions_do_not_submit,
     an_agent_that_may_not_pull_ends,
+    a_pool_whose_consumer_is_refused_leaves_no_stream,
     a_program_with_more_rights_than_its_user_is_no_agent,
 ];
 
@@ -272,6 +273,18 @@ fn an_agent_that_may_not_pull_ends() -> Outcome {
     let task = pool.submit(square, (3,))?;
     agent.fails_with("Permissions Violation");
     drop((task, pool));
+    Ok(())
+}
+
+fn a_pool_whose_consumer_is_refused_leaves_no_stream() -> Outcome {
+    let config = "authorization { users: [ { user: admin, password: admin }, { user: caller, password: caller, \
+         permissions: { publish: { deny: \"$JS.API.CONSUMER.>\" } } } ] }";
+    let config = config.to_owned();
+    let server = Server::with(Settings { config, login: Some("admin:admin"), ..Settings::default() });
+    let cluster = Cluster::connect(&server.url_as(Some("caller:caller")))?;
+    let error = cluster.pool("refused").unwrap_err();
+    assert!(error.to_string().contains("Permissions Violation"), "{error}");
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
     Ok(())
 }
 
