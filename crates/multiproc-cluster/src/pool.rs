@@ -57,10 +57,13 @@ impl Pool {
     /// Waits until this number of hosts serve the pool.
     ///
     /// # Errors
-    /// When they do not within `time`.
+    /// When they do not within `time`, and when the pool is lost.
     pub fn wait_for_hosts(&self, count: usize, time: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(time);
         while self.hosts().iter().filter(|host| host.serves).count() < count {
+            if let Some(failure) = self.caller.failure() {
+                return Err(failure);
+            }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(encoded::timed_out("hear of enough hosts"));
             }

@@ -236,13 +236,15 @@ impl Caller {
     pub(crate) fn workers(&self) -> usize {
         let state = self.lock();
         let own = build_id::hex(&self.settings.build);
-        state.hosts.values().filter(|host| host.build == own).map(|host| host.workers as usize).sum()
+        let hosts = state.heard_within(self.settings.lease);
+        hosts.filter(|host| host.build == own).map(|host| host.workers as usize).sum()
     }
 
     pub(crate) fn hosts(&self) -> Vec<Host> {
         let own = build_id::hex(&self.settings.build);
         let state = self.lock();
-        let mut hosts: Vec<_> = state.hosts.values().map(|host| host.public(&own)).collect();
+        let mut hosts: Vec<_> =
+            state.heard_within(self.settings.lease).map(|host| host.public(&own)).collect();
         hosts.sort_by(|a, b| a.name.cmp(&b.name));
         hosts
     }
@@ -260,9 +262,9 @@ impl Caller {
         outstanding.is_some_and(|outstanding| outstanding.has_live_host(&state.hosts))
     }
 
-    /// Whether the session is of no more use.
-    fn has_failed(&self) -> bool {
-        self.lock().failure.is_some()
+    /// Why the session is of no more use, if it is not.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.lock().failure.clone()
     }
 
     /// Ends all calls with an error, and the session with them.
@@ -347,6 +349,12 @@ impl Caller {
 }
 
 impl State {
+    /// The hosts that were not silent for a lease. The session's clock forgets the others, but not those of a broker
+    /// that is silent, too, nor after the session's failure.
+    fn heard_within(&self, lease: Duration) -> impl Iterator<Item = &HostState> {
+        self.hosts.values().filter(move |host| host.seen.elapsed() <= lease)
+    }
+
     fn stats_of(&mut self, host: &str) -> &mut HostStats {
         let new = || HostStats { name: host.to_owned(), ..HostStats::default() };
         self.stats.entry(host.to_owned()).or_insert_with(new)

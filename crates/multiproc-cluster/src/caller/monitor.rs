@@ -45,7 +45,7 @@ pub(super) async fn subscribe(caller: &Caller, subject: String) -> Result<Subscr
 }
 
 pub(super) async fn advertise(caller: &Caller, is_over: bool) {
-    if !caller.connection.is_connected() || (!is_over && caller.has_failed()) {
+    if !caller.connection.is_connected() || (!is_over && caller.failure().is_some()) {
         return;
     }
     if let Ok(json) = serde_json::to_vec(&caller.settings.advert(is_over)) {

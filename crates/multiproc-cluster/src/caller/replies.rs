@@ -35,7 +35,7 @@ async fn take(caller: &Arc<Caller>, message: Message) {
     let Ok((request, body)) = protocol::split::<Request>(&message.payload) else { return };
     let reply = match request {
         // An agent that has not heard of the session's end takes it from the silence.
-        Request::Ping if caller.has_failed() => return,
+        Request::Ping if caller.failure().is_some() => return,
         Request::Ping => Reply::Pong,
         Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host).await,
         Request::Begin { chunk, delivery, agent, host } => begin(caller, chunk, delivery, (agent, host)),

@@ -19,6 +19,7 @@ trials![
     a_silent_caller_that_the_host_does_not_serve_keeps_its_lease,
     a_host_answers_while_it_looks_for_deserted_streams,
     several_callers_share_the_hosts,
+    a_pool_that_is_lost_shows_no_dead_hosts_and_waits_for_none,
 ];
 
 fn a_host_of_another_build_is_refused_and_named() -> Outcome {
@@ -145,5 +146,20 @@ fn several_callers_share_the_hosts() -> Outcome {
             });
         }
     });
+    Ok(())
+}
+
+fn a_pool_that_is_lost_shows_no_dead_hosts_and_waits_for_none() -> Outcome {
+    let server = Server::start();
+    let agent = server.agent("a");
+    let pool = server.pool("lost");
+    pool.wait_for_hosts(1, TEST_TIMEOUT)?;
+    let stream = server.streams().remove(0);
+    server.as_client(async |context| context.delete_stream(stream).await.unwrap());
+    wait_until("the pool notices", || pool.try_submit(square, (3,)).is_err());
+    drop(agent);
+    wait_until("the host is not shown any more", || pool.hosts().is_empty());
+    let error = pool.wait_for_hosts(1, TEST_TIMEOUT).unwrap_err();
+    assert!(error.to_string().contains("has no stream"), "{error}");
     Ok(())
 }
