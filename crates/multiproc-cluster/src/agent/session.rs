@@ -179,13 +179,16 @@ async fn take_stops(agent: Arc<Agent>, served: Arc<Served>) {
     }
 }
 
+/// How often an agent looks whether a caller is silent, whatever its lease.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
 /// Notices that the caller is gone, and withdraws its work. A silent broker, or one that this host cannot
 /// reach, says nothing about the caller.
 async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
     let mut unanswered = 0;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(served.lease / 4) => {}
+            () = tokio::time::sleep((served.lease / 4).min(MAX_PAUSE)) => {}
             () = served.is_over() => return,
         }
         if !agent.connection.is_connected() {
