@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, Context};
@@ -25,6 +25,8 @@ pub(crate) struct Connection {
     pub(crate) context: Context,
     /// Counts connections: odd while there is one.
     pub(crate) epoch: watch::Receiver<u64>,
+    /// When there was one again after an interruption.
+    regained: watch::Receiver<Option<Instant>>,
     /// What the broker has refused last on this connection, or why the client does not connect again.
     pub(crate) last_error: watch::Receiver<Option<String>>,
 }
@@ -34,7 +36,8 @@ impl Connection {
     pub(crate) async fn new(url: &str, options: ConnectOptions, name: &str) -> Result<Self, Refusal> {
         let (epochs, epoch) = watch::channel(0);
         let (errors, last_error) = watch::channel(None);
-        let senders = Arc::new((epochs, errors));
+        let (regains, regained) = watch::channel(None);
+        let senders = Arc::new(Senders { epochs, errors, regains });
         let (servers, options) = with_credentials(url, options);
         let client = options
             .name(name)
@@ -43,7 +46,7 @@ impl Connection {
             .reconnect_delay_callback(backoff)
             .event_callback(move |event| {
                 let senders = Arc::clone(&senders);
-                async move { note(&senders.0, &senders.1, &event) }
+                async move { senders.note(&event) }
             })
             .connect(servers)
             .await
@@ -55,7 +58,7 @@ impl Connection {
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, context, epoch, last_error })
+        Ok(Self { client, context, epoch, regained, last_error })
     }
 
     /// The end of an error's text: what the broker has refused, if it has.
@@ -68,6 +71,11 @@ impl Connection {
 
     pub(crate) fn is_connected(&self) -> bool {
         !self.epoch.borrow().is_multiple_of(2)
+    }
+
+    /// Whether the connection was interrupted until some moment of that time.
+    pub(crate) fn was_cut_within(&self, time: Duration) -> bool {
+        self.regained.borrow().is_some_and(|regained| regained.elapsed() <= time)
     }
 
     /// Whether the broker answers now, by a question about a stream, there or not. That it takes bytes says
@@ -111,23 +119,35 @@ fn is_final(error: &ConnectError) -> bool {
     }
 }
 
-fn note(epoch: &watch::Sender<u64>, last_error: &watch::Sender<Option<String>>, event: &Event) {
-    match event {
-        Event::Connected => {
-            last_error.send_replace(None);
-            epoch.send_modify(|epoch| *epoch = (*epoch + 1) | 1);
+/// What the client's events change.
+struct Senders {
+    epochs: watch::Sender<u64>,
+    errors: watch::Sender<Option<String>>,
+    regains: watch::Sender<Option<Instant>>,
+}
+
+impl Senders {
+    fn note(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.errors.send_replace(None);
+                if *self.epochs.borrow() > 0 {
+                    self.regains.send_replace(Some(Instant::now()));
+                }
+                self.epochs.send_modify(|epoch| *epoch = (*epoch + 1) | 1);
+            }
+            Event::ServerError(ServerError::Other(text)) | Event::ClientError(ClientError::Other(text)) => {
+                self.errors.send_if_modified(|last_error| {
+                    let is_new = last_error.as_ref() != Some(text);
+                    *last_error = Some(text.clone());
+                    is_new
+                });
+            }
+            Event::Disconnected | Event::Closed => {
+                self.epochs.send_modify(|epoch| *epoch = epoch.next_multiple_of(2));
+            }
+            _ => {}
         }
-        Event::ServerError(ServerError::Other(text)) | Event::ClientError(ClientError::Other(text)) => {
-            last_error.send_if_modified(|last_error| {
-                let is_new = last_error.as_ref() != Some(text);
-                *last_error = Some(text.clone());
-                is_new
-            });
-        }
-        Event::Disconnected | Event::Closed => {
-            epoch.send_modify(|epoch| *epoch = epoch.next_multiple_of(2));
-        }
-        _ => {}
     }
 }
 

@@ -148,7 +148,9 @@ async fn begin(
     place: &mut Option<OwnedSemaphorePermit>,
 ) -> Reply {
     let chunk = header.chunk;
-    if delivered == 1 && !header.must_ask && tell(agent, served, chunk).await {
+    // A broker that was killed may have forgotten a delivery.
+    let is_first = delivered == 1 && !agent.connection.was_cut_within(served.lease);
+    if is_first && !header.must_ask && tell(agent, served, chunk).await {
         return Reply::Granted(0);
     }
     let delivery = Delivery { copy: header.copy, count: delivered };

@@ -73,9 +73,11 @@ impl Outstanding {
         }
     }
 
-    /// An agent has begun it at its first delivery, without a question.
-    pub(super) fn begun(&mut self, agent: String, host: String) {
-        if self.grant == 0 {
+    /// An agent has begun it at its first delivery, without a question. If the broker has given it to two for the first
+    /// time, a live one keeps it, and the other hears that when it [checks](Self::check).
+    pub(super) fn begun(&mut self, agent: String, host: String, is_live: impl Fn(&str) -> bool) {
+        let is_held = self.host.as_ref().is_some_and(|(current, _)| *current != agent && is_live(current));
+        if self.grant == 0 && !is_held {
             self.delivery = Delivery { copy: 0, count: 1 };
             self.take(agent, host);
         }
@@ -250,6 +252,10 @@ mod tests {
         chunk.begin(delivery, host, |agent| live.contains(&agent)).unwrap()
     }
 
+    fn begun(chunk: &mut Outstanding, agent: &str, live: &[&str]) {
+        chunk.begun(agent.to_owned(), agent.to_owned(), |agent| live.contains(&agent));
+    }
+
     fn check(chunk: &mut Outstanding, grant: u64, agent: &str, live: &[&str]) -> Reply {
         chunk.check(grant, (agent.to_owned(), agent.to_owned()), |agent| live.contains(&agent))
     }
@@ -258,6 +264,7 @@ mod tests {
     fn of_two_hosts_that_have_it_for_the_first_time_a_live_one_keeps_it() {
         let mut chunk = outstanding(HostLoss::Fail);
         assert_eq!(check(&mut chunk, 0, "a", &["a", "b"]), Reply::Granted(0), "its word was lost");
+        begun(&mut chunk, "b", &["a", "b"]);
         assert_eq!(check(&mut chunk, 0, "b", &["a", "b"]), Reply::Superseded);
         assert_eq!(check(&mut chunk, 0, "b", &["b"]), Reply::Granted(0));
         assert_eq!(chunk.host, Some(("b".to_owned(), "b".to_owned())));
@@ -278,7 +285,7 @@ mod tests {
     #[test]
     fn a_later_delivery_or_one_after_a_loss_is_granted() {
         let mut chunk = outstanding(HostLoss::Retry(9));
-        chunk.begun("a".to_owned(), "a".to_owned());
+        begun(&mut chunk, "a", &[]);
         assert_eq!(begin(&mut chunk, (0, 2), "b", &["a", "b"]), Reply::Granted(1));
         assert_eq!(begin(&mut chunk, (0, 3), "b", &["b"]), Reply::Granted(1), "it asks again");
         assert_eq!(begin(&mut chunk, (0, 3), "c", &["b", "c"]), Reply::Superseded);
@@ -305,10 +312,10 @@ mod tests {
     #[test]
     fn an_old_grant_counts_no_more() {
         let mut chunk = outstanding(HostLoss::Retry(9));
-        chunk.begun("a".to_owned(), "a".to_owned());
+        begun(&mut chunk, "a", &[]);
         assert_eq!(check(&mut chunk, 0, "a", &["a"]), Reply::Granted(0));
         begin(&mut chunk, (0, 2), "b", &[]);
-        chunk.begun("a".to_owned(), "a".to_owned()); // it arrives late
+        begun(&mut chunk, "a", &["a", "b"]); // it arrives late
         assert_eq!(check(&mut chunk, 0, "a", &["a", "b"]), Reply::Superseded);
         assert_eq!(check(&mut chunk, 1, "b", &["a", "b"]), Reply::Granted(1));
         assert_eq!(chunk.host, Some(("b".to_owned(), "b".to_owned())));

@@ -76,8 +76,16 @@ async fn answer(caller: &Caller, message: &Message, reply: Option<Reply>) {
 
 /// An agent has begun a chunk that no other had. One that was withdrawn before ends.
 async fn begun(caller: &Caller, chunk: u64, agent: String, host: String) {
-    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
-        return outstanding.begun(agent, host);
+    let is_wanted = {
+        let mut state = caller.lock();
+        let State { outstanding, hosts, .. } = &mut *state;
+        outstanding
+            .get_mut(&chunk)
+            .map(|outstanding| outstanding.begun(agent, host, |agent| hosts.contains_key(agent)))
+            .is_some()
+    };
+    if is_wanted {
+        return;
     }
     withdraw::stop(caller, chunk).await;
 }

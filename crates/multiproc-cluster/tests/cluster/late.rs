@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::Message;
 use futures_util::StreamExt;
-use multiproc_cluster::HostLoss;
+use multiproc_cluster::{HostLoss, Storage};
 use nix::sys::signal::Signal;
 
 use crate::server::Server;
@@ -14,6 +14,7 @@ use crate::work::{begin_and_wait, hold, square};
 trials![
     a_delivery_that_is_read_after_the_lease_does_not_run,
     a_delivery_that_is_read_after_the_lease_is_not_handed_back,
+    a_host_asks_before_it_begins_a_chunk_after_an_interruption,
     a_late_answer_leaves_a_slot_one_request,
 ];
 
@@ -79,6 +80,24 @@ fn a_delivery_that_is_read_after_the_lease_is_not_handed_back() -> Outcome {
     });
     std::fs::write(stale.join("go"), "")?;
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(second.pid()));
+    Ok(())
+}
+
+/// The broker may have been killed before it had written that another host has the chunk.
+fn a_host_asks_before_it_begins_a_chunk_after_an_interruption() -> Outcome {
+    let mut server = Server::start();
+    let _agent = server.agent("a");
+    let pool = server.cluster().lease(LEASE * 10).storage(Storage::File).connect()?.pool("again")?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    server.restart();
+    server.as_client(async |context| {
+        let mut messages = context.client().subscribe("multiproc.again.*.back").await.unwrap();
+        context.client().flush().await.unwrap();
+        let task = pool.submit(square, (4,)).unwrap();
+        let first = tokio::time::timeout(TEST_TIMEOUT, messages.next()).await.unwrap().unwrap();
+        assert!(first.reply.is_some(), "it only says that it has begun the chunk");
+        assert_eq!(task.get().unwrap(), 16);
+    });
     Ok(())
 }
 
