@@ -274,6 +274,9 @@ where
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
+        if matches!(self.function, Err(Some(_))) {
+            return (1, Some(1)); // why the call is refused
+        }
         let pending = usize::try_from(self.next_item - self.returned).unwrap_or(usize::MAX);
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         (pending.saturating_add(least), most.and_then(|most| most.checked_add(pending)))

@@ -29,6 +29,7 @@ trials![
     results_that_the_broker_does_not_take_are_errors,
     calls_take_tuples_of_arguments,
     a_call_waits_for_its_next_result_for_a_time,
+    a_refused_call_has_one_error_to_come,
     a_cancelled_task_may_end_by_itself_in_its_grace,
     statistics_count_results_and_what_is_pending,
     statistics_name_a_lost_host,
@@ -289,6 +290,16 @@ fn a_call_waits_for_its_next_result_for_a_time() -> Outcome {
     assert!(results.next_timeout(TEST_TIMEOUT).is_some_and(|result| result.is_ok()));
     assert!(results.next_timeout(Duration::from_millis(20)).is_none());
     assert_eq!(results.size_hint(), (1, Some(1)));
+    Ok(())
+}
+
+fn a_refused_call_has_one_error_to_come() -> Outcome {
+    let server = Server::start();
+    let mut results = server.pool("refused").options().buffer_size(0).imap(square, 0..3);
+    assert_eq!(results.size_hint(), (1, Some(1)));
+    assert!(results.next_timeout(TEST_TIMEOUT).unwrap().is_err());
+    assert_eq!(results.size_hint(), (0, Some(0)));
+    assert!(results.next().is_none());
     Ok(())
 }
 
