@@ -53,7 +53,8 @@ struct Runtime {
 impl Cluster {
     /// Connects to a server, such as `nats://10.0.0.1:4222`, or `nats://token@host`, or several that belong
     /// together, with commas between them; with the default options of [`builder`](Self::builder). Blocks until
-    /// the server has answered, or for five seconds.
+    /// a server has answered, for at most five seconds for each address, and for as long as the system takes to look up
+    /// names.
     ///
     /// # Errors
     /// When no server answers, or when it refuses the credentials.
@@ -108,7 +109,7 @@ const MIN_LEASE: Duration = Duration::from_millis(500);
 const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl ClusterBuilder {
-    /// Connects. Blocks until the broker has answered, or for five seconds.
+    /// Connects. Blocks as [`Cluster::connect`] does.
     ///
     /// # Errors
     /// When no broker answers, or when it refuses the credentials.
@@ -138,6 +139,7 @@ impl Runtime {
         let (stop, stopped) = oneshot::channel();
         let serve = move || {
             let _ = runtime.block_on(stopped);
+            runtime.shutdown_background(); // it may be looking up a name, which has no time limit
         };
         let thread =
             std::thread::Builder::new().name("mp-cluster".to_owned()).spawn(serve).map_err(failed)?;
