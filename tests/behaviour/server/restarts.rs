@@ -1,10 +1,11 @@
 use std::time::Duration;
 
+use multiproc::queue::{Sender, bounded};
 use multiproc::server::{CallHandle, Limit};
 use multiproc::{Connection, ErrorKind, Process, Result, Server, pipe};
 
 use super::{Counter, block};
-use crate::support::{Outcome, eventually, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials, wait_for_state};
 
 trials![
     the_running_call_fails_and_the_others_go_on,
@@ -18,6 +19,7 @@ trials![
     too_many_restarts_are_the_end,
     a_server_that_cannot_be_made_again_ends,
     the_last_handle_is_the_end_of_a_restarted_server,
+    replies_to_a_caller_that_is_gone_are_dropped,
 ];
 
 fn restarting(times: usize) -> Result<Server<Counter>> {
@@ -129,10 +131,10 @@ fn an_idle_server_that_is_killed_is_made_again() -> Outcome {
 
 /// Kills at random moments: each call has a result or an error, and ran at most once.
 fn a_call_runs_at_most_once() -> Outcome {
-    let (log, lines) = multiproc::queue::bounded::<u64>(100_000)?;
-    let record = |log: &mut multiproc::queue::Sender<u64>, number: u64| log.send(number).is_ok();
+    let (log, lines) = bounded::<u64>(100_000)?;
+    let record = |log: &mut Sender<u64>, number: u64| log.send(number).is_ok();
     let limit = Limit::new(1000, Duration::from_secs(1));
-    let server = Server::builder().restart(limit).spawn(|log: multiproc::queue::Sender<u64>| log, (log,))?;
+    let server = Server::builder().restart(limit).spawn(|log: Sender<u64>| log, (log,))?;
     let (mut lost, mut handles) = (0, std::collections::VecDeque::new());
     for number in 0..3000_u64 {
         handles.push_back(server.submit(record, (number,))?);
@@ -189,5 +191,27 @@ fn the_last_handle_is_the_end_of_a_restarted_server() -> Outcome {
     let pid = counter.call(Counter::pid, ())?;
     drop(counter);
     eventually("the server ends", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    Ok(())
+}
+
+/// Each reply holds a sender of a queue, which ends when all of them are gone.
+fn replies_to_a_caller_that_is_gone_are_dropped() -> Outcome {
+    let submit = |counter: Server<Counter>, sender: Sender<u32>| -> Result<()> {
+        let give_back = |_: &mut Counter, sender: Sender<u32>| sender;
+        (0..4).try_for_each(|_| counter.submit(give_back, (sender.clone(),)).map(drop))
+    };
+    let counter = restarting(1)?;
+    for times in 0..2 {
+        let (sender, items) = bounded(1)?;
+        let (blocked, latch) = block(&counter)?;
+        Process::spawn(submit, (counter.clone(), sender))?.join()??;
+        drop(latch);
+        blocked.get()?;
+        assert_eq!(counter.call(Counter::total, ())?, 100, "after the calls of that process");
+        assert!(items.recv_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
+        if times == 0 {
+            assert_eq!(counter.call(Counter::die, ()).unwrap_err().signal(), Some(6));
+        }
+    }
     Ok(())
 }

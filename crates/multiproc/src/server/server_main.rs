@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
@@ -102,7 +102,11 @@ struct Server {
     /// The method that panicked, after which the state is in doubt.
     poisoned: Option<&'static str>,
     callers: HashMap<u64, Replies>,
-    /// Replies to callers that are not connected again after a restart. They sent those calls to an earlier
+    /// The last caller that may have connected to an earlier process.
+    last_earlier_caller: u64,
+    /// Those up to that one that have connected to this process. Some of them may be gone.
+    connected_again: HashSet<u64>,
+    /// Replies to callers that have not connected again after a restart. They sent those calls to an earlier
     /// process, so there are no more of them than the capacity.
     undelivered: HashMap<u64, Vec<Undelivered>>,
     failed: Option<(CallId, Error)>,
@@ -117,6 +121,7 @@ impl Server {
         let requests = ReceiverCore::open(requests(start.capacity), start.memory.clone(), start.fds)?;
         requests.reset_lock();
         requests.discard_orphans()?; // a caller whose channel an earlier process has taken connects again
+        let last_earlier_caller = StatusPage(&start.memory).last_caller();
         let descriptors = descriptors(start.descriptors)?;
         let original = OriginalProcess::current();
         let state = start.make.find::<MakeState>()?.run(&start.args, descriptors);
@@ -131,6 +136,8 @@ impl Server {
             restarts: start.restarts,
             poisoned: None,
             callers: HashMap::new(),
+            last_earlier_caller,
+            connected_again: HashSet::new(),
             undelivered: HashMap::new(),
             failed: start.failed,
             failures: 0,
@@ -292,6 +299,9 @@ impl Server {
         if let Some(channel) = connect.channel.take() {
             self.drop_lost_callers();
             self.callers.insert(caller, Replies::new(message::open_replies(channel)?));
+            if caller <= self.last_earlier_caller {
+                self.connected_again.insert(caller);
+            }
         }
         Ok(connect)
     }
@@ -319,11 +329,16 @@ impl Server {
             if delivery != Delivery::Done {
                 self.callers.remove(&caller);
             }
-        } else if self.restarts {
+        } else if self.may_connect_again(caller) {
             let waiting = self.undelivered.entry(caller).or_default();
             waiting.push((call, reply.to_vec(), descriptors.to_vec()));
         }
         Ok(())
+    }
+
+    /// Whether a caller that is not connected may be one of an earlier process. Else it is gone.
+    fn may_connect_again(&self, caller: u64) -> bool {
+        self.restarts && caller <= self.last_earlier_caller && !self.connected_again.contains(&caller)
     }
 
     /// Tells the caller of the failed call how it failed.

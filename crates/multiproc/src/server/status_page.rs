@@ -89,6 +89,11 @@ impl StatusPage<'_> {
         self.0.word64(CALLERS).fetch_add(1, Relaxed).wrapping_add(1)
     }
 
+    /// The latest of these numbers.
+    pub(super) fn last_caller(self) -> u64 {
+        self.0.word64(CALLERS).load(Relaxed)
+    }
+
     pub(super) fn status(self) -> u64 {
         self.0.word64(STATUS).load(Acquire)
     }
