@@ -20,6 +20,7 @@ trials![
     a_server_that_cannot_be_made_again_ends,
     the_last_handle_is_the_end_of_a_restarted_server,
     replies_to_a_caller_that_is_gone_are_dropped,
+    calls_go_on_however_long_the_state_takes_to_be_dropped,
 ];
 
 fn restarting(times: usize) -> Result<Server<Counter>> {
@@ -213,5 +214,24 @@ fn replies_to_a_caller_that_is_gone_are_dropped() -> Outcome {
             assert_eq!(counter.call(Counter::die, ()).unwrap_err().signal(), Some(6));
         }
     }
+    Ok(())
+}
+
+/// Longer than a caller waits to learn what became of a server that is gone.
+struct DropsSlowly;
+
+impl Drop for DropsSlowly {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_secs(4));
+    }
+}
+
+fn calls_go_on_however_long_the_state_takes_to_be_dropped() -> Outcome {
+    let limit = Limit::new(1, Duration::from_secs(3600));
+    let server = Server::builder().restart(limit).spawn(|| DropsSlowly, ())?;
+    let panics = server.submit(|_: &mut DropsSlowly| -> () { panic!("it always does") }, ())?;
+    let behind = server.submit(|_: &mut DropsSlowly| 7, ())?;
+    assert!(panics.get().unwrap_err().is_panic());
+    assert_eq!(behind.get()?, 7);
     Ok(())
 }

@@ -74,8 +74,8 @@ impl Replies {
     }
 
     /// Waits until the caller has taken what waits for it, or is gone, or the deadline comes.
-    pub(super) fn flush(self, deadline: Deadline) {
-        let Some(Writer { queue, thread }) = self.writer else { return };
+    pub(super) fn flush(&mut self, deadline: Deadline) {
+        let Some(Writer { queue, thread }) = self.writer.take() else { return };
         drop(queue);
         while !thread.is_finished() && !deadline.is_over() {
             thread::sleep(Duration::from_millis(1));

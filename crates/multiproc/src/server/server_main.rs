@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::impl_serde::impl_serde;
+use crate::ipc::panic::ignore_panic;
 use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::OriginalProcess;
@@ -46,7 +48,7 @@ pub(super) const fn requests(capacity: u32) -> Layout {
     Layout::new(status_page::SIZE, 1024 * 1024, capacity).with_early_timeouts()
 }
 
-/// How long a stopped server waits for its callers to take their replies.
+/// How long a server that ends waits for its callers to take their replies.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// How often a server tries to receive while it lacks descriptors or memory.
 const TRIES: u32 = 500;
@@ -71,14 +73,11 @@ pub(super) fn serve(start: Start) -> Option<Error> {
         Ok(server) => server,
         Err(error) => return Some(error),
     };
-    loop {
-        match server.serve_next() {
-            Ok(Next::Continue) => {}
-            Ok(Next::End) => return None,
-            Err(error) if error.is_codec() => {} // of a caller's channel, which another process has overwritten
-            Ok(Next::Fail(error)) | Err(error) => return Some(error),
-        }
-    }
+    let error = server.serve_all();
+    server.end();
+    // The channels hang up with the end of the process, which is known at once: callers wait for that a short time.
+    mem::forget((server.requests.end().fds().clone(), mem::take(&mut server.callers)));
+    error
 }
 
 /// What to do after a request.
@@ -146,12 +145,33 @@ impl Server {
         })
     }
 
+    /// Serves to the end. Returns why it cannot go on.
+    fn serve_all(&mut self) -> Option<Error> {
+        loop {
+            match self.serve_next() {
+                Ok(Next::Continue) => {}
+                Ok(Next::End) => return None,
+                Err(error) if error.is_codec() => {} // of a caller's channel, which another process has overwritten
+                Ok(Next::Fail(error)) | Err(error) => return Some(error),
+            }
+        }
+    }
+
+    /// Drops the state, and waits until the callers have taken their replies, or are gone: else these were lost with
+    /// the process.
+    fn end(&mut self) {
+        ignore_panic(|| drop(mem::replace(&mut self.state, Box::new(()))));
+        self.original.exit_if_copy();
+        let deadline = Deadline::limit(FLUSH_LIMIT);
+        self.callers.values_mut().for_each(|replies| replies.flush(deadline));
+    }
+
     /// Receives one request and does it.
     fn serve_next(&mut self) -> Result<Next> {
         if self.failed.is_some() && self.requests.end().len() == 0 {
             self.report_failed();
         }
-        let mut bytes = std::mem::take(&mut self.request);
+        let mut bytes = mem::take(&mut self.request);
         bytes.clear();
         let page = StatusPage(&self.memory);
         let note = |bytes: &[u8]| {
@@ -225,7 +245,7 @@ impl Server {
 
     fn call(&mut self, id: CallId, method: TaskId, args: &[u8], descriptors: Vec<OwnedFd>) -> Result<Next> {
         failpoint::hit(Failpoint::CallTaken);
-        let mut reply = std::mem::take(&mut self.reply);
+        let mut reply = mem::take(&mut self.reply);
         reply.clear();
         message::begin_reply(id.call, &mut reply);
         let result = match (self.poisoned, method.find::<CallMethod>()) {
@@ -251,11 +271,7 @@ impl Server {
     fn fail(&mut self, id: CallId, error: Error) -> Result<Next> {
         let error = error.or_with_origin(|| self.origin());
         self.reply(id, &message::failure(id.call, &error), &[])?;
-        if !(self.restarts && error.is_panic()) {
-            return Ok(Next::Continue);
-        }
-        self.flush_replies(); // else finished calls were lost with this process
-        Ok(Next::Fail(error))
+        Ok(if self.restarts && error.is_panic() { Next::Fail(error) } else { Next::Continue })
     }
 
     fn stop(&mut self, id: CallId, encode: TaskId) -> Result<Next> {
@@ -273,16 +289,7 @@ impl Server {
                 self.reply(id, &message::failure(id.call, &error), &[])?;
             }
         }
-        self.state = Box::new(()); // its drop may take long, and an end of the channels counts as a death
-        self.original.exit_if_copy();
-        self.flush_replies();
         Ok(Next::End)
-    }
-
-    /// Waits until the callers have taken their replies, or are gone.
-    fn flush_replies(&mut self) {
-        let deadline = Deadline::limit(FLUSH_LIMIT);
-        self.callers.drain().for_each(|(_, replies)| replies.flush(deadline));
     }
 
     fn clear_poison(&mut self, id: CallId) -> Result<Next> {
