@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use multiproc::queue::{Sender, bounded};
 use multiproc::server::{CallHandle, Limit};
-use multiproc::{Connection, ErrorKind, Process, Result, Server, pipe};
+use multiproc::{Connection, ErrorKind, Process, Result, Server, StartMethod, pipe};
+use nix::libc;
 
 use super::{Counter, block};
 use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials, wait_for_state};
@@ -21,6 +22,7 @@ trials![
     the_last_handle_is_the_end_of_a_restarted_server,
     replies_to_a_caller_that_is_gone_are_dropped,
     calls_go_on_however_long_the_state_takes_to_be_dropped,
+    a_process_that_cannot_exit_is_killed,
 ];
 
 fn restarting(times: usize) -> Result<Server<Counter>> {
@@ -233,5 +235,38 @@ fn calls_go_on_however_long_the_state_takes_to_be_dropped() -> Outcome {
     let behind = server.submit(|_: &mut DropsSlowly| 7, ())?;
     assert!(panics.get().unwrap_err().is_panic());
     assert_eq!(behind.get()?, 7);
+    Ok(())
+}
+
+extern "C" fn block_exit() {
+    loop {
+        std::thread::sleep(TEST_TIMEOUT);
+    }
+}
+
+#[allow(unsafe_code)]
+fn make_one_that_cannot_exit() -> u64 {
+    // SAFETY: the function is one, and takes nothing.
+    assert_eq!(unsafe { libc::atexit(block_exit) }, 0);
+    1
+}
+
+fn a_process_that_cannot_exit_is_killed() -> Outcome {
+    let is_gone = |pid: u32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let get = |number: &mut u64| *number;
+    let limit = Limit::new(1, Duration::from_secs(3600));
+    // (A child of the fork server does not run what is registered for its exit.)
+    let builder = Server::builder().restart(limit).start_method(StartMethod::Spawn);
+    let server = builder.spawn(make_one_that_cannot_exit, ())?;
+    let first = server.call(|_: &mut u64| std::process::id(), ())?;
+    let panics = server.submit(|_: &mut u64| -> () { panic!("it always does") }, ())?;
+    let mut behind = server.submit(get, ())?;
+    assert!(panics.get().unwrap_err().is_panic());
+    assert_eq!(behind.get_timeout(TEST_TIMEOUT)?, Some(1));
+    assert!(is_gone(first), "it was not killed and reaped");
+    let (other, second) = (server.clone(), server.pid());
+    assert_eq!(server.stop()?, 1);
+    assert!(other.call(get, ()).unwrap_err().is_closed());
+    assert!(is_gone(second) && !other.is_alive());
     Ok(())
 }

@@ -97,7 +97,11 @@ impl Monitor {
         let page = StatusPage(memory);
         page.set_monitor(ThreadId::current());
         loop {
-            started.child.wait(Deadline::Never);
+            started.wait(Deadline::Never);
+            if started.child.exit().is_none() {
+                started.child.kill(); // it has sent its outcome, and cannot exit
+                started.child.wait(Deadline::Never);
+            }
             failpoint::hit(Failpoint::ServerReaped);
             let error = end_of(&started, page, name);
             let next = match &mut restarts {
