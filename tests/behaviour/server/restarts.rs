@@ -4,6 +4,7 @@ use multiproc::queue::{Sender, bounded};
 use multiproc::server::{CallHandle, Limit};
 use multiproc::{Connection, ErrorKind, Process, Result, Server, StartMethod, pipe};
 use nix::libc;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Counter, block};
 use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials, wait_for_state};
@@ -23,6 +24,7 @@ trials![
     replies_to_a_caller_that_is_gone_are_dropped,
     calls_go_on_however_long_the_state_takes_to_be_dropped,
     a_process_that_cannot_exit_is_killed,
+    a_server_that_is_stopped_is_not_made_again,
 ];
 
 fn restarting(times: usize) -> Result<Server<Counter>> {
@@ -268,5 +270,54 @@ fn a_process_that_cannot_exit_is_killed() -> Outcome {
     assert_eq!(server.stop()?, 1);
     assert!(other.call(get, ()).unwrap_err().is_closed());
     assert!(is_gone(second) && !other.is_alive());
+    Ok(())
+}
+
+/// A state whose process ends in another way than it should once the server is stopped.
+#[derive(Debug)]
+enum Ends {
+    ByPanic,
+    ByDeath,
+    /// As nothing of it is left in the server.
+    Decoded,
+}
+
+impl Serialize for Ends {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::ByPanic | Self::Decoded => serializer.serialize_unit(),
+            Self::ByDeath => std::process::abort(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Ends {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        <()>::deserialize(deserializer).map(|()| Self::Decoded)
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        assert!(!matches!(self, Self::ByPanic), "its drop always panics");
+    }
+}
+
+fn a_server_that_is_stopped_is_not_made_again() -> Outcome {
+    let restarting = || Server::builder().restart(Limit::new(3, Duration::from_secs(3600)));
+    let get = |_: &mut Ends| 7;
+    let server = restarting().spawn(|| Ends::ByPanic, ())?;
+    assert_eq!(server.call(get, ())?, 7);
+    let other = server.clone();
+    server.stop()?;
+    eventually("the server has ended", || !other.is_alive());
+    assert!(other.call(get, ()).unwrap_err().is_closed());
+
+    let server = restarting().spawn(|| Ends::ByDeath, ())?;
+    let other = server.clone();
+    let error = server.stop().unwrap_err();
+    assert_eq!((error.kind(), error.signal()), (ErrorKind::Died, Some(6)), "{error}");
+    assert_eq!(other.call(get, ()).unwrap_err().signal(), Some(6));
+    assert!(!other.is_alive());
     Ok(())
 }

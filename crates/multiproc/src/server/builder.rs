@@ -59,6 +59,9 @@ impl ServerBuilder {
     /// never run twice. When that happens more often than the limit allows, the server has ended, and all
     /// calls get the last error. The spawning process keeps a copy of the arguments, also of ends of queues
     /// and pipes among them.
+    ///
+    /// A server that is [stopped](Server::stop), or whose last handle is gone, is not made again however its
+    /// process ends.
     #[must_use]
     pub fn restart(mut self, limit: Limit) -> Self {
         self.restart = Some(limit);

@@ -105,7 +105,9 @@ impl Monitor {
             failpoint::hit(Failpoint::ServerReaped);
             let error = end_of(&started, page, name);
             let next = match &mut restarts {
-                Some(restarts) if error.kind() != ErrorKind::Closed => restarts.next(page, error),
+                Some(restarts) if error.kind() != ErrorKind::Closed && !page.is_ending() => {
+                    restarts.next(page, error)
+                }
                 _ => Err(error),
             };
             match next {

@@ -150,7 +150,10 @@ impl Server {
         loop {
             match self.serve_next() {
                 Ok(Next::Continue) => {}
-                Ok(Next::End) => return None,
+                Ok(Next::End) => {
+                    StatusPage(&self.memory).begin_end();
+                    return None;
+                }
                 Err(error) if error.is_codec() => {} // of a caller's channel, which another process has overwritten
                 Ok(Next::Fail(error)) | Err(error) => return Some(error),
             }
@@ -275,6 +278,7 @@ impl Server {
     }
 
     fn stop(&mut self, id: CallId, encode: TaskId) -> Result<Next> {
+        StatusPage(&self.memory).begin_end(); // the process may die while it encodes the state
         let mut reply = Vec::new();
         message::begin_reply(id.call, &mut reply);
         let encoded = match self.poisoned {

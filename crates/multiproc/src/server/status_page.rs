@@ -53,6 +53,7 @@ impl End {
 
 /// The offsets of the words. The status is the number of restarts times 2, plus 1 if the server has ended.
 const EVENTS: usize = 0;
+const IS_ENDING: usize = 4;
 const STATUS: usize = 8;
 const CALL: usize = 16;
 const CALLER: usize = 24;
@@ -160,6 +161,16 @@ impl StatusPage<'_> {
 
     fn refused(&self, caller: u64) -> &AtomicU64 {
         self.0.word64(REFUSED + 8 * (usize::try_from(caller).unwrap_or(0) % REFUSED_WORDS))
+    }
+
+    /// Notes that the server ends as it should: it was stopped, or its last handle is gone.
+    pub(super) fn begin_end(self) {
+        self.0.word32(IS_ENDING).store(1, Relaxed);
+    }
+
+    /// Whether it does. However its process ends then, its state is not made again.
+    pub(super) fn is_ending(self) -> bool {
+        self.0.word32(IS_ENDING).load(Relaxed) != 0
     }
 
     /// Says that the state is being made again: callers connect again.
