@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::server::Limit;
-use multiproc::{Connection, Fd, Pool, Process, Result, Server, pipe, wait_any, wait_any_timeout};
+use multiproc::{Connection, Fd, Pool, Process, Result, Server, Waitable, pipe, wait_any, wait_any_timeout};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
 use crate::futures::{blocked_task, square};
@@ -26,6 +27,8 @@ trials![
     a_call_is_seen_when_its_reply_comes,
     a_call_is_seen_when_its_server_dies,
     calls_of_several_threads_are_all_seen,
+    more_tasks_than_descriptors_can_be_waited_for,
+    more_calls_than_descriptors_can_be_waited_for,
 ];
 
 /// Waits a moment, so that the parent waits already.
@@ -279,4 +282,41 @@ fn calls_of_several_threads_are_all_seen() -> Outcome {
     });
     assert_eq!(server.call(add, (0,))?, 300);
     Ok(())
+}
+
+const FEW_DESCRIPTORS: u64 = 256;
+
+fn more_tasks_than_descriptors_can_be_waited_for() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let (running, latch) = blocked_task(&pool)?;
+        let tasks = (0..FEW_DESCRIPTORS + 10).map(|number| pool.submit(square, (number,)));
+        let tasks = tasks.collect::<Result<Vec<_>>>()?;
+        setrlimit(Resource::RLIMIT_NOFILE, FEW_DESCRIPTORS, FEW_DESCRIPTORS).unwrap();
+        let these: Vec<&dyn Waitable> = tasks.iter().map(|task| task as _).collect();
+        assert!(wait_any_timeout(&these, Duration::from_millis(10))?.is_empty());
+        drop(latch);
+        assert!(!wait_any_timeout(&these, TEST_TIMEOUT)?.is_empty());
+        running.get()?;
+        Ok(())
+    })
+}
+
+fn more_calls_than_descriptors_can_be_waited_for() -> Outcome {
+    alone(|| {
+        let server = Server::spawn(|| (), ())?;
+        let ((gate, closed), (begin, begun)) = (bounded::<()>(1)?, bounded(1)?);
+        let running = server.submit(pass, (begin, closed))?;
+        begun.recv()?;
+        let calls = (0..FEW_DESCRIPTORS / 2 + 10)
+            .map(|number| server.submit(|(): &mut (), number| number, (number,)));
+        let calls = calls.collect::<Result<Vec<_>>>()?;
+        setrlimit(Resource::RLIMIT_NOFILE, FEW_DESCRIPTORS, FEW_DESCRIPTORS).unwrap();
+        let these: Vec<&dyn Waitable> = calls.iter().map(|call| call as _).collect();
+        assert!(wait_any_timeout(&these, Duration::from_millis(10))?.is_empty());
+        drop(gate);
+        assert!(!wait_any_timeout(&these, TEST_TIMEOUT)?.is_empty());
+        assert!(running.get()?);
+        Ok(())
+    })
 }

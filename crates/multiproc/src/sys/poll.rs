@@ -1,6 +1,6 @@
 //! `poll(2)` with deadlines, through signals.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -77,9 +77,11 @@ pub(crate) fn poll_any(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Dea
     wait(&mut [one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN)), deadline)
 }
 
-/// Waits until one of these descriptors is ready for its events, or hung up; returns whether that was before
-/// the deadline.
-pub(crate) fn poll_all(these: Vec<(BorrowedFd<'_>, PollFlags)>, deadline: Deadline) -> Result<bool> {
+/// Waits until one of these descriptors is ready for its events, or hung up; returns whether that was before the
+/// deadline. Of any that are the same one is polled: the kernel polls no more than a process may have descriptors.
+pub(crate) fn poll_all(mut these: Vec<(BorrowedFd<'_>, PollFlags)>, deadline: Deadline) -> Result<bool> {
+    these.sort_unstable_by_key(|(fd, events)| (fd.as_raw_fd(), events.bits()));
+    these.dedup_by_key(|(fd, events)| (fd.as_raw_fd(), events.bits()));
     let mut polled: Vec<_> = these.into_iter().map(|(fd, events)| PollFd::new(fd, events)).collect();
     wait(&mut polled, deadline)
 }
