@@ -11,9 +11,12 @@ use multiproc::server::Limit;
 use multiproc::{Connection, Fd, Pool, Process, Result, Server, Waitable, pipe, wait_any, wait_any_timeout};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::futures::{blocked_task, square};
-use crate::support::{METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, send_signal, trials};
+use crate::support::{
+    METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, send_signal, trials, wait_for_state,
+};
 
 trials![
     each_kind_is_seen_when_it_is_ready,
@@ -29,6 +32,8 @@ trials![
     calls_of_several_threads_are_all_seen,
     more_tasks_than_descriptors_can_be_waited_for,
     more_calls_than_descriptors_can_be_waited_for,
+    a_stopped_receiver_has_no_other_burn_a_cpu,
+    a_stopped_sender_has_no_receiver_burn_a_cpu,
 ];
 
 /// Waits a moment, so that the parent waits already.
@@ -319,4 +324,63 @@ fn more_calls_than_descriptors_can_be_waited_for() -> Outcome {
         assert!(running.get()?);
         Ok(())
     })
+}
+
+/// Waits for a second for what is not ready: that takes a small part of the time of a CPU.
+fn wait_idly(items: &Receiver<u32>) -> Outcome {
+    let cpu_time = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+    let (before, time) = (cpu_time(), Duration::from_secs(1));
+    assert!(wait_any_timeout(&[items], time)?.is_empty());
+    let used = cpu_time().saturating_sub(before);
+    assert!(used < time / 4, "{used:?}");
+    Ok(())
+}
+
+/// It is stopped in a receive, so no other receiver can know whether there is anything: an item, or the end.
+fn a_stopped_receiver_has_no_other_burn_a_cpu() -> Outcome {
+    for sends in [false, true] {
+        let (sender, items) = bounded::<u32>(1)?;
+        let (begin, begun) = bounded::<()>(1)?;
+        let receive = |begin: Sender<()>, items: Receiver<u32>| {
+            begin.send(()).unwrap();
+            items.recv().is_ok()
+        };
+        let child = Process::spawn(receive, (begin, items.clone()))?;
+        begun.recv()?;
+        wait_for_state(child.pid(), 'S');
+        send_signal(child.pid(), Signal::SIGSTOP);
+        wait_for_state(child.pid(), 'T');
+        if sends {
+            sender.send(7)?;
+        }
+        drop(sender);
+        wait_idly(&items)?;
+        child.kill()?;
+        assert_eq!(wait_any_timeout(&[&items], TEST_TIMEOUT)?, [0]);
+        assert_eq!(items.try_recv().ok(), sends.then_some(7));
+    }
+    Ok(())
+}
+
+/// It is stopped in a send for which there is no room, so what it sends may still come after the end.
+fn a_stopped_sender_has_no_receiver_burn_a_cpu() -> Outcome {
+    let (sender, items) = bounded::<u32>(1)?;
+    sender.send(7)?;
+    let (begin, begun) = bounded::<()>(1)?;
+    let send = |begin: Sender<()>, sender: Sender<u32>| {
+        begin.send(()).unwrap();
+        sender.send(8).is_ok()
+    };
+    let child = Process::spawn(send, (begin, sender.clone()))?;
+    begun.recv()?;
+    wait_for_state(child.pid(), 'S');
+    send_signal(child.pid(), Signal::SIGSTOP);
+    wait_for_state(child.pid(), 'T');
+    sender.close();
+    assert_eq!(items.try_recv()?, 7);
+    wait_idly(&items)?;
+    child.kill()?;
+    assert_eq!(wait_any_timeout(&[&items], TEST_TIMEOUT)?, [0]);
+    assert!(items.try_recv().unwrap_err().is_disconnected());
+    Ok(())
 }

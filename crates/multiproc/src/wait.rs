@@ -94,6 +94,9 @@ pub fn wait_any_timeout(these: &[&dyn Waitable], time: Duration) -> Result<Vec<u
 
 /// The time after which the conditions are checked again: another receiver may have cleared an eventfd.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// The first pause after a sleep that may have ended in vain. Each further one is twice as long, up to
+/// [`RECHECK_INTERVAL`].
+const PAUSE: Duration = Duration::from_millis(1);
 
 fn wait(these: &[&dyn Waitable], deadline: Deadline) -> Result<Vec<usize>> {
     let task_event = TaskEvent::default();
@@ -107,15 +110,16 @@ fn wait(these: &[&dyn Waitable], deadline: Deadline) -> Result<Vec<usize>> {
 }
 
 fn wait_with(task_event: &TaskEvent, these: &[&dyn Waitable], deadline: Deadline) -> Result<Vec<usize>> {
+    let mut pause = Duration::ZERO;
     loop {
-        let (polled, replies) = (Vec::new(), Vec::new());
-        let mut watch = Watch { polled, replies, task_event, may_miss: false };
+        let mut watch = Watch::new(task_event, pause);
         let mut ready = ready(these)?;
         if ready.is_empty() && !these.is_empty() && !deadline.is_over() {
             these.iter().try_for_each(|waitable| waitable.watch(&mut watch))?;
             ready = self::ready(these)?; // what became ready before it was watched
             if ready.is_empty() {
-                watch.sleep(deadline)?;
+                let is_in_vain = watch.sleep(deadline)?;
+                pause = if is_in_vain { (2 * pause).clamp(PAUSE, RECHECK_INTERVAL) } else { Duration::ZERO };
                 continue;
             }
         }
@@ -131,6 +135,11 @@ fn ready(these: &[&dyn Waitable]) -> Result<Vec<usize>> {
 /// The descriptors of one sleep.
 pub struct Watch<'a> {
     polled: Vec<(BorrowedFd<'a>, PollFlags)>,
+    /// Those of channels that may be ready for poll(2) and for nobody else: a process that is stopped while it
+    /// receives keeps others from finding what is there, and one that is stopped while it sends keeps them from
+    /// knowing whether that was all. So they are not polled during the pause.
+    doubtful: Vec<(BorrowedFd<'a>, PollFlags)>,
+    pause: Duration,
     /// Channels of replies, which their connections may give up meanwhile.
     replies: Vec<Arc<ReceiverCore>>,
     task_event: &'a TaskEvent,
@@ -139,17 +148,31 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn sleep(self, deadline: Deadline) -> Result<()> {
-        let until = if self.may_miss { deadline.or_within(RECHECK_INTERVAL) } else { deadline };
+    fn new(task_event: &'a TaskEvent, pause: Duration) -> Self {
+        let (polled, doubtful, replies) = (Vec::new(), Vec::new(), Vec::new());
+        Self { polled, doubtful, pause, replies, task_event, may_miss: false }
+    }
+
+    /// Returns whether it may have ended in vain, and the next one would, too.
+    fn sleep(self, deadline: Deadline) -> Result<bool> {
         let mut polled = self.polled;
-        polled.extend(self.replies.iter().flat_map(|channel| of_receiver(channel)));
         failpoint::hit(Failpoint::WaitAnySleeps);
-        poll::poll_all(polled, until).map(drop)
+        if !self.pause.is_zero() && poll::poll_all(&mut polled, deadline.or_within(self.pause))?.is_some() {
+            return Ok(false);
+        }
+        let is_doubtful = !self.doubtful.is_empty();
+        polled.extend(self.doubtful);
+        polled.extend(self.replies.iter().flat_map(|channel| of_receiver(channel)));
+        let until = if self.may_miss { deadline.or_within(RECHECK_INTERVAL) } else { deadline };
+        let has_hung_up = poll::poll_all(&mut polled, until)?;
+        Ok(has_hung_up.is_some_and(|has_hung_up| has_hung_up || is_doubtful))
     }
 
     fn receiver(&mut self, receiver: &'a ReceiverCore) -> Result<()> {
-        receiver.update_readiness()?;
-        self.polled.extend(of_receiver(receiver));
+        let is_locked = !receiver.update_readiness()?;
+        let is_doubtful = is_locked || !self.pause.is_zero() && receiver.end().peer_hung_up();
+        let these = if is_doubtful { &mut self.doubtful } else { &mut self.polled };
+        these.extend(of_receiver(receiver));
         self.may_miss = true;
         Ok(())
     }

@@ -215,12 +215,12 @@ impl ReceiverCore {
         [self.0.endpoint.eventfd().as_fd(), self.socket()]
     }
 
-    /// Makes the receivers' eventfd readable exactly while there are messages. Does nothing while another
-    /// thread is receiving, which calls this afterwards.
-    pub(crate) fn update_readiness(&self) -> Result<()> {
+    /// Makes the receivers' eventfd readable exactly while there are messages. Does nothing, and returns `false`, while
+    /// another thread is receiving, which calls this afterwards.
+    pub(crate) fn update_readiness(&self) -> Result<bool> {
         let endpoint = &self.0.endpoint;
-        let Some(_guard) = endpoint.lock(Deadline::now())? else { return Ok(()) };
+        let Some(_guard) = endpoint.lock(Deadline::now())? else { return Ok(false) };
         endpoint.update_readiness(|| endpoint.peer_position() != endpoint.position());
-        Ok(())
+        Ok(true)
     }
 }

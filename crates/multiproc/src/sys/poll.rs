@@ -77,13 +77,18 @@ pub(crate) fn poll_any(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Dea
     wait(&mut [one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN)), deadline)
 }
 
-/// Waits until one of these descriptors is ready for its events, or hung up; returns whether that was before the
-/// deadline. Of any that are the same one is polled: the kernel polls no more than a process may have descriptors.
-pub(crate) fn poll_all(mut these: Vec<(BorrowedFd<'_>, PollFlags)>, deadline: Deadline) -> Result<bool> {
+/// Waits until one of these descriptors is ready for its events, or hung up; returns whether one is hung up, and `None`
+/// at the deadline. Of any that are the same one is kept: the kernel polls no more than a process may have descriptors.
+pub(crate) fn poll_all(
+    these: &mut Vec<(BorrowedFd<'_>, PollFlags)>,
+    deadline: Deadline,
+) -> Result<Option<bool>> {
     these.sort_unstable_by_key(|(fd, events)| (fd.as_raw_fd(), events.bits()));
     these.dedup_by_key(|(fd, events)| (fd.as_raw_fd(), events.bits()));
-    let mut polled: Vec<_> = these.into_iter().map(|(fd, events)| PollFd::new(fd, events)).collect();
-    wait(&mut polled, deadline)
+    let mut polled: Vec<_> = these.iter().map(|(fd, events)| PollFd::new(*fd, *events)).collect();
+    let is_ready = wait(&mut polled, deadline)?;
+    let hung_up = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+    Ok(is_ready.then(|| polled.iter().any(hung_up)))
 }
 
 fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
