@@ -138,6 +138,8 @@ fn what_the_kernel_limits_is_an_error_at_once() -> Outcome {
             }
         };
         assert!(sent > 50 && refused.error().is_full(), "{sent}: {refused}");
+        let refused = sender.send_timeout(refused.into_item(), TEST_TIMEOUT).unwrap_err();
+        assert!(refused.error().is_full(), "it did not wait: {refused}");
         for expected in 0..sent {
             assert_eq!(receiver.recv()?.0, expected);
         }

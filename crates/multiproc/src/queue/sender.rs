@@ -41,7 +41,8 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     ///
     /// # Errors
     /// Those of [`send`](Self::send); and [`is_timeout`](crate::Error::is_timeout) when the queue was full all
-    /// that time.
+    /// that time. An unbounded queue has no room to wait for: its error is [`is_full`](crate::Error::is_full), at
+    /// once.
     pub fn send_timeout(&self, item: T, time: Duration) -> Result<(), SendError<T>> {
         self.put(item, Deadline::after(time))
     }
@@ -105,12 +106,13 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     fn put_encoded(&self, item: &T, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
         let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, TERMS.item)?;
         let message = Message { bytes, descriptors: &descriptors };
-        Self::sent(self.core.send([message], deadline, &mut 0)?, deadline)
+        self.sent(self.core.send([message], deadline, &mut 0)?, deadline)
     }
 
-    /// A call without a time limit times out only where it does not wait: the queue is unbounded and full.
-    fn sent(outcome: Sent, deadline: Deadline) -> Result<()> {
-        TERMS.sent(outcome, if matches!(deadline, Deadline::Never) { Deadline::now() } else { deadline })
+    /// An unbounded queue that is full does not wait. Any other wait in vain is one for another sender.
+    fn sent(&self, outcome: Sent, deadline: Deadline) -> Result<()> {
+        let is_full = outcome == Sent::TimedOut && self.capacity().is_none() && !deadline.is_over();
+        TERMS.sent(outcome, if is_full { Deadline::now() } else { deadline })
     }
 
     fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
@@ -119,7 +121,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         batch.clear();
         let unsent = items.drain(..).skip(sent);
         outcome
-            .and_then(|outcome| Self::sent(outcome, Deadline::Never))
+            .and_then(|outcome| self.sent(outcome, Deadline::Never))
             .map_err(|error| SendError::new(error, unsent.collect()))
     }
 }
