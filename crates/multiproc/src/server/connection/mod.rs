@@ -189,6 +189,10 @@ impl Connection {
         drop(inbox);
         let connect = Connect { channel: None, open_calls: vec![call] };
         if let Err(error) = self.send_connect(connect, deadline) {
+            // It may run, or have run. Who finds the server full, or only late, calls again.
+            let is_lost = error.is_full() || error.is_timeout();
+            let lost = || Error::new(Cause::ReplyLost).with_origin(self.page().origin(&self.name));
+            let error = if is_lost { lost() } else { error };
             let mut inbox = self.lock();
             if let Some(unknown @ Call::Sent) = inbox.calls.get_mut(&call) {
                 *unknown = Call::Done(Err(error));
