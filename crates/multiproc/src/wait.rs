@@ -253,11 +253,7 @@ impl<R> Wait for CallHandle<R> {
 
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
         watch.may_miss = true; // another thread may receive the reply, or the connection be made again
-        // A reply that is there and was not taken needs a descriptor or memory, which nothing announces.
-        if let Some(channel) = self.reply_channel().filter(|channel| channel.end().len() == 0) {
-            channel.update_readiness()?;
-            watch.replies.push(channel);
-        }
+        watch.replies.extend(self.watch_replies()?);
         Ok(())
     }
 }

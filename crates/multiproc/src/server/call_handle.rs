@@ -52,9 +52,9 @@ impl<R> CallHandle<R> {
         self.connection.is_ready(self.call)
     }
 
-    /// Where its reply comes; `None` while it is not known what became of the server.
-    pub(crate) fn reply_channel(&self) -> Option<Arc<ReceiverCore>> {
-        self.connection.reply_channel()
+    /// Where its reply comes, ready to be polled; `None` while there is nothing to poll.
+    pub(crate) fn watch_replies(&self) -> Result<Option<Arc<ReceiverCore>>> {
+        self.connection.watch_replies()
     }
 }
 

@@ -16,7 +16,7 @@ use super::inbox::{Call, Inbox};
 use super::message::{self, Connect, Request};
 use super::server_main::is_serving;
 use super::status_page::{CallId, StatusPage};
-use crate::channel::{Message, ReceiverCore, SenderCore};
+use crate::channel::{ChannelEnd, Message, ReceiverCore, SenderCore};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::scratch::Scratch;
 use crate::ipc::wire::{self, SharedFd};
@@ -264,10 +264,20 @@ impl Connection {
         !inbox.is_open(call)
     }
 
-    /// The channel, unless it has hung up.
-    pub(super) fn reply_channel(&self) -> Option<Arc<ReceiverCore>> {
-        self.check_not_forked().ok()?;
-        self.lock().channel.clone().filter(|channel| !channel.end().peer_hung_up())
+    /// The channel, whose eventfd then becomes readable with the next reply. `None` if it has hung up; and if there
+    /// is a reply that was not taken, which needs a descriptor or memory, and nothing announces these.
+    pub(super) fn watch_replies(&self) -> Result<Option<Arc<ReceiverCore>>> {
+        if self.check_not_forked().is_err() {
+            return Ok(None);
+        }
+        let inbox = self.lock();
+        let can_be_polled = |end: &ChannelEnd| end.len() == 0 && !end.peer_hung_up();
+        let channel = inbox.channel.clone().filter(|channel| can_be_polled(channel.end()));
+        // Nobody else takes the channel's lock while a thread receives.
+        if let Some(channel) = channel.as_ref().filter(|_| !inbox.is_in_use) {
+            channel.update_readiness()?;
+        }
+        Ok(channel)
     }
 
     pub(super) fn is_alive(&self) -> bool {
