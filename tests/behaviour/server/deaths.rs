@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use multiproc::{ErrorKind, Process, Result, Server, pipe};
 use tests::corrupter::{Corrupter, Where, mappings};
@@ -21,6 +21,7 @@ trials![
     the_server_ends_with_the_process_that_spawned_it,
     an_unrelated_process_learns_that_the_spawning_one_died,
     who_only_asks_learns_that_the_spawning_process_died,
+    who_only_asks_need_not_know_why_the_end_is_not_told,
     any_bytes_in_its_memory_hang_no_caller,
     calls_whose_requests_were_overwritten_are_errors,
 ];
@@ -239,11 +240,34 @@ fn who_only_asks_learns_that_the_spawning_process_died() -> Outcome {
     Ok(())
 }
 
+/// As for who waits, there is an error after some seconds, though the process that would tell it is stopped.
+fn who_only_asks_need_not_know_why_the_end_is_not_told() -> Outcome {
+    for asks_by_time in [false, true] {
+        let (child, _latch, server) = of_another_process()?;
+        let pid = server.call(Counter::pid, ())?;
+        let (mut blocked, _held) = block(&server)?;
+        send_signal(child.pid(), Signal::SIGSTOP);
+        wait_for_state(child.pid(), 'T');
+        send_signal(pid, Signal::SIGKILL);
+        let mut error = None;
+        eventually("the call has an error", || {
+            if asks_by_time {
+                error = blocked.get_timeout(Duration::from_millis(20)).err();
+            }
+            error.is_some() || !asks_by_time && blocked.is_ready()
+        });
+        let error = if asks_by_time { error.unwrap() } else { blocked.get().unwrap_err() };
+        assert_eq!(error.kind(), ErrorKind::Died, "{error}");
+        child.kill()?;
+    }
+    Ok(())
+}
+
 /// A server whose memory is overwritten gives values or errors, in time.
 fn any_bytes_in_its_memory_hang_no_caller() -> Outcome {
     let write = |_server: Server<Counter>, started: multiproc::Connection<(), ()>| {
         let _ = started.send(());
-        Corrupter::new(mappings(), 11).write_for(Where::Heads(512), std::time::Duration::from_millis(300));
+        Corrupter::new(mappings(), 11).write_for(Where::Heads(512), Duration::from_millis(300));
     };
     let counter = Server::spawn(Counter::new, (0,))?;
     counter.call(Counter::add, (1,))?;
@@ -252,7 +276,7 @@ fn any_bytes_in_its_memory_hang_no_caller() -> Outcome {
     ours.recv()?;
     while child.is_alive() {
         let begun = Instant::now();
-        let _ = counter.call_timeout(Counter::add, (1,), std::time::Duration::from_millis(20));
+        let _ = counter.call_timeout(Counter::add, (1,), Duration::from_millis(20));
         assert!(begun.elapsed() < TEST_TIMEOUT, "over after {:?}", begun.elapsed());
     }
     counter.kill()?;

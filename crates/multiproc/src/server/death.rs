@@ -23,14 +23,15 @@ const LEARN_LIMIT: Duration = Duration::from_secs(2);
 /// How often it asks meanwhile whether the process lives that would say so.
 const RECHECK: Duration = Duration::from_millis(100);
 
-/// Waits until the page, made in this [namespace], says what became of a server that had this status.
+/// Waits until the page, made in this [namespace], says what became of a server that had this status. The caller, that
+/// or an earlier time, has `begun` to wait for it then.
 pub(super) fn await_fate(
     (page, made_in): (StatusPage<'_>, u64),
     caller: u64,
     status: u64,
+    begun: RunningTime,
     deadline: Deadline,
 ) -> Fate {
-    let begun = RunningTime::now();
     loop {
         let ticket = page.prepare_wait();
         let now = page.status(); // once: with a second load, an end between the two would count as a restart

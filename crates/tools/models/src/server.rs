@@ -10,6 +10,7 @@ use crate::sys::Mutation::{AcquireToRelaxed, NoDeath, NoFence, NoWake, ReleaseTo
 use crate::sys::failpoint;
 use crate::sys::mapping::SharedMapping;
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::RunningTime;
 use crate::sys::thread_id::{ThreadId, namespace};
 
 /// A caller whose number has the first of the words for callers that are refused.
@@ -27,7 +28,7 @@ fn fate_while(act: impl FnOnce(&SharedMapping) + 'static, check: impl FnOnce(Sta
         thread::spawn(move || act(&memory))
     };
     let page = StatusPage(&memory);
-    let fate = await_fate((page, namespace()), CALLER, 0, Deadline::Never);
+    let fate = await_fate((page, namespace()), CALLER, 0, RunningTime::now(), Deadline::Never);
     check(page, &fate);
     actor.join().unwrap();
 }

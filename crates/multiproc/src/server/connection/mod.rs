@@ -23,6 +23,7 @@ use crate::ipc::wire::{self, SharedFd};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::RunningTime;
 use crate::sys::socket::Sent;
 
 pub(super) struct Connection {
@@ -317,7 +318,8 @@ impl Connection {
 
     /// The error of a request that finds no server.
     fn end_error(&self, deadline: Deadline) -> Error {
-        match await_fate(self.page_and_namespace(), self.caller, self.page().status(), deadline) {
+        let (status, begun) = (self.page().status(), RunningTime::now());
+        match await_fate(self.page_and_namespace(), self.caller, status, begun, deadline) {
             Fate::Ended => self.page().read_end(&self.name).error.while_waiting(),
             Fate::Restarted | Fate::Refused | Fate::Nothing | Fate::TimedOut => {
                 self.page().unknown_end(&self.name)

@@ -14,6 +14,7 @@ use crate::server::inbox::{self, Call, Inbox, Incoming, Reply};
 use crate::server::message;
 use crate::server::status_page::is_end;
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::RunningTime;
 
 /// The time between two attempts to receive a reply for which no descriptor is left: nothing announces one.
 const RECEIVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
@@ -76,8 +77,9 @@ impl Connection {
             let noted = self.note_failure(&mut inbox, connected);
             return (inbox, noted);
         };
-        let status = inbox.status;
-        let (mut inbox, received) = self.without_lock(inbox, || self.receive(&channel, status, deadline));
+        let (status, since) = (inbox.status, inbox.hung_up_since);
+        let receive = || self.receive(&channel, status, since, deadline);
+        let (mut inbox, received) = self.without_lock(inbox, receive);
         match received {
             Err(error) if !error.is_codec() => (inbox, Err(error)),
             received => {
@@ -114,13 +116,13 @@ impl Connection {
         let status = self.page().status();
         let may_have_any = |inbox: &Inbox| channel.end().len() > 0 || status != inbox.status || has_hung_up;
         while inbox.channel.is_some() && may_have_any(inbox) {
-            match self.receive(&channel, inbox.status, Deadline::now()) {
+            match self.receive(&channel, inbox.status, inbox.hung_up_since, Deadline::now()) {
                 Ok(Incoming::Nothing) if is_end(status) => self.lose_channel(inbox, &Fate::Ended),
                 Ok(Incoming::Nothing) => {
                     inbox.status = status;
                     return;
                 }
-                Ok(Incoming::HungUp(Fate::TimedOut)) => return,
+                Ok(Incoming::HungUp(Fate::TimedOut)) => return Self::note_hang_up(inbox),
                 // The reply stays where it is, until there is a descriptor or memory for it.
                 Err(error) if !error.is_codec() => return,
                 received => self.enter(inbox, received),
@@ -130,7 +132,13 @@ impl Connection {
 
     /// Receives a reply; from a channel that has hung up, what became of the server that had this status. A copy of the
     /// server's process, which a method has forked, keeps the channel from hanging up: so the page is asked, too.
-    fn receive(&self, channel: &ReceiverCore, status: u64, deadline: Deadline) -> Result<Incoming> {
+    fn receive(
+        &self,
+        channel: &ReceiverCore,
+        status: u64,
+        hung_up_since: Option<RunningTime>,
+        deadline: Deadline,
+    ) -> Result<Incoming> {
         let mut is_alive = true;
         let received = loop {
             // Returns without a reply each half second, although there is time left.
@@ -145,7 +153,8 @@ impl Connection {
                 received => break received,
             }
         };
-        let fate = || await_fate(self.page_and_namespace(), self.caller, status, deadline);
+        let begun = || hung_up_since.unwrap_or_else(RunningTime::now);
+        let fate = || await_fate(self.page_and_namespace(), self.caller, status, begun(), deadline);
         Ok(received.unwrap_or_else(|| Incoming::HungUp(fate())))
     }
 
@@ -166,16 +175,22 @@ impl Connection {
         }
     }
 
+    /// Callers that only ask, or ask for a short time, learn as soon as others that nothing is told of an end.
+    fn note_hang_up(inbox: &mut Inbox) {
+        inbox.hung_up_since.get_or_insert_with(RunningTime::now);
+    }
+
     /// The channel has hung up: the server has died or ended.
     fn lose_channel(&self, inbox: &mut Inbox, fate: &Fate) {
         if !matches!(fate, Fate::TimedOut) {
-            inbox.channel = None;
+            (inbox.channel, inbox.hung_up_since) = (None, None);
         }
         match fate {
             Fate::Ended => self.end_all(inbox),
             Fate::Refused => inbox.fail_all(|_| Error::os("connect to a server", Errno::ENOMEM)),
             Fate::Nothing => inbox.fail_all(|_| self.page().unknown_end(&self.name)),
-            Fate::Restarted | Fate::TimedOut => {}
+            Fate::TimedOut => Self::note_hang_up(inbox),
+            Fate::Restarted => {}
         }
         self.notify_waiters(inbox);
     }
