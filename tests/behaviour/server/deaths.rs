@@ -21,6 +21,7 @@ trials![
     the_server_ends_with_the_process_that_spawned_it,
     an_unrelated_process_learns_that_the_spawning_one_died,
     who_only_asks_learns_that_the_spawning_process_died,
+    a_call_that_may_not_wait_says_nothing_untrue_of_the_end,
     who_only_asks_need_not_know_why_the_end_is_not_told,
     any_bytes_in_its_memory_hang_no_caller,
     calls_whose_requests_were_overwritten_are_errors,
@@ -237,6 +238,28 @@ fn who_only_asks_learns_that_the_spawning_process_died() -> Outcome {
     eventually("the call is ready", || blocked.is_ready());
     eventually("the server is known to have ended", || !server.is_alive());
     assert_eq!(blocked.get().unwrap_err().kind(), ErrorKind::Died);
+    Ok(())
+}
+
+/// The process that has spawned it is stopped, so nobody says how the server has ended.
+fn a_call_that_may_not_wait_says_nothing_untrue_of_the_end() -> Outcome {
+    let (child, _latch, server) = of_another_process()?;
+    let pid = server.call(Counter::pid, ())?;
+    wait_for_state(pid, 'S'); // so that each send asks whether it lives
+    send_signal(child.pid(), Signal::SIGSTOP);
+    wait_for_state(child.pid(), 'T');
+    send_signal(pid, Signal::SIGKILL);
+    wait_for_state(pid, 'Z');
+    let short = Duration::from_millis(10);
+    let error = server.try_submit(Counter::total, ()).map(drop).unwrap_err();
+    assert!(error.is_full(), "{error}");
+    let error = server.submit_timeout(Counter::total, (), short).map(drop).unwrap_err();
+    assert!(error.is_full(), "{error}");
+    let error = server.call_timeout(Counter::total, (), short).unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    send_signal(child.pid(), Signal::SIGCONT);
+    assert_eq!(server.call(Counter::total, ()).unwrap_err().signal(), Some(9));
+    assert_eq!(server.try_submit(Counter::total, ()).map(drop).unwrap_err().signal(), Some(9));
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Connection {
 const CONNECT_TIME: Duration = Duration::from_millis(1);
 
 /// A call that does not wait for room waits for another thread that connects, and until the server has taken
-/// its own connection: usually there is room then.
+/// its own connection: usually there is room then. So long it waits to learn how the server ended, too.
 fn patience(deadline: Deadline) -> Deadline {
     match deadline {
         Deadline::Immediate => Deadline::limit(CONNECT_TIME),
@@ -136,6 +136,7 @@ impl Connection {
         }
     }
 
+    /// The error of a call that may not wait longer.
     fn no_room(deadline: Deadline) -> Error {
         match deadline {
             Deadline::Immediate => Self::full(),
@@ -319,11 +320,10 @@ impl Connection {
     /// The error of a request that finds no server.
     fn end_error(&self, deadline: Deadline) -> Error {
         let (status, begun) = (self.page().status(), RunningTime::now());
-        match await_fate(self.page_and_namespace(), self.caller, status, begun, deadline) {
+        match await_fate(self.page_and_namespace(), self.caller, status, begun, patience(deadline)) {
             Fate::Ended => self.page().read_end(&self.name).error.while_waiting(),
-            Fate::Restarted | Fate::Refused | Fate::Nothing | Fate::TimedOut => {
-                self.page().unknown_end(&self.name)
-            }
+            Fate::TimedOut => Self::no_room(deadline),
+            Fate::Restarted | Fate::Refused | Fate::Nothing => self.page().unknown_end(&self.name),
         }
     }
 
