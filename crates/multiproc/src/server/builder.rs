@@ -60,8 +60,9 @@ impl ServerBuilder {
     /// calls get the last error. The spawning process keeps a copy of the arguments, also of ends of queues
     /// and pipes among them.
     ///
-    /// A server that is [stopped](Server::stop), or whose last handle is gone, is not made again however its
-    /// process ends.
+    /// The result of a call that waited is kept in the new process until its caller notices the restart, at its
+    /// next call or wait. If that process ends or dies before, the call has an error although it has run. A server
+    /// that is [stopped](Server::stop), or whose last handle is gone, is not made again however its process ends.
     #[must_use]
     pub fn restart(mut self, limit: Limit) -> Self {
         self.restart = Some(limit);
