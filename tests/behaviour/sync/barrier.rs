@@ -12,6 +12,7 @@ trials![
     each_of_1000_rounds_of_10_parties_has_exactly_one_leader,
     parties_that_are_stopped_between_rounds_pass_every_round,
     a_party_killed_while_it_waits_breaks_it_for_all,
+    a_party_killed_while_it_waits_alone_breaks_it_for_the_last_one,
     a_death_is_noticed_behind_a_stopped_party,
     a_party_that_wakes_many_rounds_later_has_passed,
     a_timeout_breaks_it_and_a_reset_repairs_it,
@@ -86,6 +87,19 @@ fn a_party_killed_while_it_waits_breaks_it_for_all() -> Outcome {
         "the barrier is broken: process {name:?} ({pid}) was killed by SIGKILL while it waited for the others"
     );
     assert_eq!((error.to_string(), error.signal()), (expected, Some(9)));
+    Ok(())
+}
+
+/// No living party waits meanwhile, which would notice the death.
+fn a_party_killed_while_it_waits_alone_breaks_it_for_the_last_one() -> Outcome {
+    let barrier = Barrier::new(2)?;
+    let (child, _) = started(wait, &barrier)?;
+    eventually("it has come", || barrier.waiting() == 1);
+    let pid = killed(child);
+    thread::sleep(Duration::from_millis(5)); // a death just after the arrival counts as one after the round
+    let error = barrier.wait().unwrap_err();
+    assert_eq!((error.is_broken(), error.pid(), error.signal()), (true, Some(pid), Some(9)));
+    assert!(barrier.is_broken());
     Ok(())
 }
 

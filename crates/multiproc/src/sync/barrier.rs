@@ -10,6 +10,7 @@ use super::slots::Entry;
 use crate::error::{Cause, Error, Failure, Result};
 use crate::ipc::ring::just_before_overflow;
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed};
+use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
@@ -20,7 +21,8 @@ use crate::sys::thread_id::ThreadId;
 /// **A party that dies while it waits breaks the barrier**: within half a second all others get an error that
 /// says which process died ([`Error::is_broken`], [`Error::pid`]). So does a party that gives up after its
 /// time. A broken barrier lets no thread wait until [`reset`](Self::reset). A party that dies before it has
-/// arrived is not known here; others give up on it by [`wait_timeout`](Self::wait_timeout).
+/// arrived is not known here; others give up on it by [`wait_timeout`](Self::wait_timeout). One that dies within two
+/// milliseconds of its arrival, just before the last party comes, may count as having passed.
 ///
 /// Clones are handles of the same barrier; a clone travels as an argument of a process or task, and through a
 /// pipe.
@@ -191,10 +193,18 @@ impl Barrier {
             return Err(self.broken());
         }
         let is_stale = |entry: &Entry| round_of(entry) != state.round();
-        let entry = self.shared.insert(ThreadId::current(), 0, state.round().into(), is_stale);
+        let now = arrival_time();
+        let entry = self.shared.insert(ThreadId::current(), now, state.round().into(), is_stale);
         own.set(entry);
         if entry.is_none() || self.in_round(state.round()).count() < self.parties() {
             return Ok(None);
+        }
+        // A death is noticed by those that wait, if any of them lives. One just after an arrival might as well be one
+        // just after the round, so rounds in quick succession cost no check.
+        let has_died = |other: &Entry| now.wrapping_sub(other.kind) > 1 && self.shared.has_ended(other);
+        if let Some(dead) = self.in_round(state.round()).find(has_died) {
+            self.break_round(state.round(), failure_word(dead.pid, Failure::Died));
+            return Err(self.broken());
         }
         // It may be broken just now, since that takes no lock.
         let opened =
@@ -270,6 +280,12 @@ impl Barrier {
 #[allow(clippy::cast_possible_truncation)] // its low half
 fn last_broken(word: u64) -> Option<u32> {
     (word & WAS_BROKEN != 0).then_some(word as u32)
+}
+
+/// When a party has come, the kind of its entry: about a millisecond in a unit.
+#[allow(clippy::cast_possible_truncation)] // its low half is compared with another one
+fn arrival_time() -> u32 {
+    (clock::nanos() >> 20) as u32
 }
 
 #[allow(clippy::cast_possible_truncation)] // `arrive` has put no more there

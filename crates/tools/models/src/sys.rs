@@ -139,6 +139,10 @@ pub(crate) mod clock {
     pub(crate) fn ticks() -> u64 {
         1
     }
+
+    pub(crate) fn nanos() -> u64 {
+        1
+    }
 }
 
 /// No thread of a model is a child, of which the exit would be known.
