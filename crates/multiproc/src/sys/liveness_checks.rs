@@ -31,6 +31,22 @@ impl Checks {
 
     /// How long to sleep until the next check or the deadline.
     pub(crate) fn time(&self, deadline: Deadline) -> Duration {
-        deadline.left().map_or(self.interval, |left| left.min(self.interval))
+        let until_check = self.interval.saturating_sub(self.last.elapsed());
+        deadline.left().map_or(until_check, |left| left.min(until_check))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thread can be woken in vain just before its check.
+    #[test]
+    fn a_sleep_lasts_what_is_left_of_the_interval() {
+        for (passed, left) in [(400, 100), (600, 0)] {
+            let last = Instant::now().checked_sub(Duration::from_millis(passed)).unwrap();
+            let checks = Checks { last, interval: LONGEST };
+            assert!(checks.time(Deadline::Never) <= Duration::from_millis(left), "after {passed} ms");
+        }
     }
 }
