@@ -3,6 +3,7 @@
 //! original held at the fork.
 
 mod busy;
+mod exclusive;
 mod in_tasks;
 mod refusals;
 
@@ -18,7 +19,8 @@ use nix::unistd::{ForkResult, alarm, fork};
 use crate::support::TEST_TIMEOUT;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [refusals::trials(), in_tasks::trials(), busy::trials()].into_iter().flatten().collect()
+    let trials = [refusals::trials(), exclusive::trials(), in_tasks::trials(), busy::trials()];
+    trials.into_iter().flatten().collect()
 }
 
 /// Runs this in a forked copy of the process; returns whether it returns true.

@@ -17,6 +17,7 @@ use crate::ipc::wire::attachment::{self, Kind};
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::AtomicU64;
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::writable::WritableRange;
 
 /// An exclusive part of a [`SharedArray`](super::SharedArray). It travels as an argument or result of a process
@@ -26,6 +27,8 @@ use crate::sys::writable::WritableRange;
 pub struct ArrayChunk<T> {
     /// Taken and mapped. It must be unmapped before the liveness socket is closed.
     range: Option<WritableRange>,
+    /// The process that has taken it, if one has. A forked copy has the mapping, too, and must not use it.
+    holder: Option<OriginalProcess>,
     handle: ChunkHandle,
     element: PhantomData<T>,
 }
@@ -52,7 +55,7 @@ impl_serde!(struct ChunkHandle {
 
 impl<T: Pod> ArrayChunk<T> {
     pub(super) fn new(handle: ChunkHandle) -> Self {
-        Self { range: None, handle, element: PhantomData }
+        Self { range: None, holder: None, handle, element: PhantomData }
     }
 
     /// Where the chunk begins in the array.
@@ -73,8 +76,8 @@ impl<T: Pod> ArrayChunk<T> {
     /// The elements.
     ///
     /// # Panics
-    /// When another handle has the chunk, which takes a second copy of its encoding; and when the kernel has
-    /// no memory to map it.
+    /// When another handle has the chunk, which takes a second copy of its encoding, or a process of which this one is
+    /// a forked copy; and when the kernel has no memory to map it.
     #[allow(clippy::should_implement_trait, reason = "it does, but `AsMut` alone would leave the type open")]
     pub fn as_mut(&mut self) -> &mut [T] {
         match self.take() {
@@ -91,14 +94,27 @@ impl<T: Pod> ArrayChunk<T> {
         if self.handle.length == 0 {
             return Ok(&mut []);
         }
+        if self.is_of_original() {
+            return Err(Error::invalid(
+                "a forked copy of a process does not have the chunks that it has taken",
+            ));
+        }
         if !self.handle.take() {
             return Err(Error::invalid("another handle has this chunk of an array"));
         }
+        self.holder = Some(OriginalProcess::current());
         let range = match self.range.take() {
             Some(range) => range,
             None => self.handle.map()?,
         };
         Ok(bytemuck::cast_slice_mut(self.range.insert(range).bytes_mut()))
+    }
+}
+
+impl<T> ArrayChunk<T> {
+    /// Whether this is a forked copy of the process that has taken the chunk.
+    fn is_of_original(&self) -> bool {
+        self.holder.is_some_and(|holder| !holder.is_current())
     }
 }
 
@@ -151,7 +167,9 @@ impl<T> Drop for ArrayChunk<T> {
 
 impl<T: Pod> Serialize for ArrayChunk<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.handle.release();
+        if !self.is_of_original() {
+            self.handle.release();
+        }
         attachment::serialize(Kind::Chunk, &self.handle, serializer)
     }
 }

@@ -27,6 +27,7 @@ use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::shared_slice::SharedSlice;
 use crate::sys::atomic::Relaxed;
+use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::immutable::{self, ImmutableMemory};
 use crate::sys::poll::Deadline;
 
@@ -65,7 +66,8 @@ use generation::Generation;
 /// Safe code cannot have two references to an element at a time, in the same process or in two. That rests on:
 ///
 /// - One atomic exchange in shared memory takes a chunk, however often it was encoded. Of all its handles one
-///   has it.
+///   has it. A forked copy of a process does not have the chunks that the process has taken, and can make none of
+///   its arrays.
 /// - No handle names a part of the array that the array has not made a chunk. Which part a chunk is does
 ///   not pass through a serializer: the library sends it beside the value, and a `Serialize` of yours sees only
 ///   an index. A receiver gets a whole chunk of the same message for an index, each once, or an error. Outside
@@ -89,6 +91,8 @@ pub struct SharedArray<T> {
     length: usize,
     /// Hangs up when the last handle of a chunk is gone.
     hangup_socket: Option<PacketSocket>,
+    /// The process that makes chunks. Chunks of a forked copy of it would be of the same elements.
+    maker: OriginalProcess,
     element: PhantomData<T>,
 }
 
@@ -100,7 +104,13 @@ impl<T: Pod> SharedArray<T> {
     pub fn zeroed(length: usize) -> Result<Self> {
         let size = length.checked_mul(size_of::<T>()).ok_or_else(|| too_large::<T>(length))?;
         let memory = NonZeroUsize::new(size).map(immutable::create_allocated).transpose()?;
-        Ok(Self { memory: memory.map(SharedFd::from), length, hangup_socket: None, element: PhantomData })
+        Ok(Self {
+            memory: memory.map(SharedFd::from),
+            length,
+            hangup_socket: None,
+            maker: OriginalProcess::current(),
+            element: PhantomData,
+        })
     }
 
     /// An array of `length` elements, which `fill` writes in place; they are zero before.
@@ -129,8 +139,8 @@ impl<T: Pod> SharedArray<T> {
     /// Splits the array into exclusive chunks of `size` elements; the last one may have fewer.
     ///
     /// # Errors
-    /// When chunks of an earlier call are not back ([`join`](Self::join) waits for them), when `size` is 0,
-    /// and when the kernel refuses a descriptor or memory.
+    /// When chunks of an earlier call are not back ([`join`](Self::join) waits for them), when `size` is 0, when the
+    /// kernel refuses a descriptor or memory, and in a forked copy of the process that made the array.
     pub fn chunks_mut(&mut self, size: usize) -> Result<impl Iterator<Item = ArrayChunk<T>> + use<T>> {
         if size == 0 {
             return Err(Error::invalid("the size of a chunk must be at least 1"));
@@ -190,6 +200,11 @@ impl<T: Pod> SharedArray<T> {
 
     /// Prepares to hand out `chunks` chunks. `None` for an empty array.
     fn begin_chunks(&mut self, chunks: usize) -> Result<Option<ChunkSource<T>>> {
+        if !self.maker.is_current() {
+            return Err(Error::invalid(
+                "only the process that made an array can make chunks of it; this is a forked copy",
+            ));
+        }
         if !self.join_timeout(Duration::ZERO)? {
             return Err(Error::invalid("chunks of the array are not back yet; `join` waits for them"));
         }

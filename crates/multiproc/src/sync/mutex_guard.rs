@@ -106,12 +106,14 @@ impl<T: Pod> SliceGuard<'_, T> {
         (index < self.len()).then(|| self.held.shared.load(index))
     }
 
-    /// Overwrites an element.
+    /// Overwrites an element. Does nothing in a forked copy of the process, which does not hold the mutex.
     ///
     /// # Panics
     /// When the index is past the end.
     pub fn set(&mut self, index: usize, value: T) {
-        self.held.shared.store(index, &value);
+        if self.held.holder == ThreadId::current() {
+            self.held.shared.store(index, &value);
+        }
     }
 
     /// Copies the elements from an index on.
@@ -122,12 +124,14 @@ impl<T: Pod> SliceGuard<'_, T> {
         self.held.shared.load_slice(from, to);
     }
 
-    /// Overwrites the elements from an index on.
+    /// Overwrites the elements from an index on. Does nothing in a forked copy of the process, as [`set`](Self::set).
     ///
     /// # Panics
     /// When `elements` are more than are there.
     pub fn copy_from_slice(&mut self, to: usize, elements: &[T]) {
-        self.held.shared.store_slice(to, elements);
+        if self.held.holder == ThreadId::current() {
+            self.held.shared.store_slice(to, elements);
+        }
     }
 
     /// All elements.
