@@ -6,6 +6,7 @@ mod condvar;
 mod event;
 mod idle;
 mod mutex;
+mod namespaces;
 mod once;
 mod rw_lock;
 mod semaphore;
@@ -30,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         event::trials(),
         idle::trials(),
         mutex::trials(),
+        namespaces::trials(),
         once::trials(),
         rw_lock::trials(),
         semaphore::trials(),

@@ -13,7 +13,6 @@ use crate::sys::atomic::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
-use crate::sys::thread_id::ThreadId;
 
 /// A place where a number of threads, of any processes, wait until all have arrived; again and again, as
 /// Python's `Barrier`.
@@ -194,7 +193,7 @@ impl Barrier {
         }
         let is_stale = |entry: &Entry| round_of(entry) != state.round();
         let now = arrival_time();
-        let entry = self.shared.insert(ThreadId::current(), now, state.round().into(), is_stale);
+        let entry = self.shared.insert(self.shared.own_thread(), now, state.round().into(), is_stale);
         own.set(entry);
         if entry.is_none() || self.in_round(state.round()).count() < self.parties() {
             return Ok(None);

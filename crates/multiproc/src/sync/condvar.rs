@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
-use crate::sys::thread_id::ThreadId;
 
 /// Lets threads of any processes wait until the value of a [`Mutex`](super::Mutex) has changed: Python's
 /// `Condition`.
@@ -196,7 +195,7 @@ impl Condvar {
             let sequence = self.shared.next_sequence();
             let is_lost = |entry: &Entry| entry.kind != NOTIFIED && self.shared.has_ended(entry);
             let is_stale = |entry: &Entry| is_full && is_lost(entry);
-            match self.shared.insert(ThreadId::current(), WAITS, sequence, is_stale) {
+            match self.shared.insert(self.shared.own_thread(), WAITS, sequence, is_stale) {
                 Some(entry) => return Ok(Some(entry)),
                 None if is_full => return Err(Error::os("wait with more threads", Errno::ENOSPC)),
                 None => is_full = true,

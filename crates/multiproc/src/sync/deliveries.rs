@@ -19,7 +19,6 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
-use crate::sys::thread_id::ThreadId;
 
 /// Handles of the same items, in any processes.
 #[derive(Clone, Debug)]
@@ -231,8 +230,7 @@ impl Deliveries {
             .inspect_err(|_| self.release_memory(index))?;
         self.shared.store_slice(start, &(item.len() as u64).to_ne_bytes());
         self.shared.store_slice(start + LENGTH, item);
-        let sender = ThreadId::current_and_process().1;
-        self.shared.insert_at(index, sender, 0, self.shared.next_sequence());
+        self.shared.insert_at(index, self.shared.own_process(), 0, self.shared.next_sequence());
         Ok(true)
     }
 
@@ -242,7 +240,7 @@ impl Deliveries {
         bytes.resize(length, 0);
         self.shared.load_slice(oldest.index * self.place() + LENGTH, &mut bytes);
         let kind = oldest.kind.wrapping_add(ATTEMPT) | TAKEN;
-        Ok((Taken(self.shared.set_holder(&oldest, ThreadId::current_and_process().1, kind)), bytes))
+        Ok((Taken(self.shared.hand_over(&oldest, kind)), bytes))
     }
 
     /// As [`Shared::wait`], and gives up the items of processes that have ended.
@@ -307,7 +305,7 @@ impl Deliveries {
             return self.shared.replace_kind(entry, entry.kind & !TAKEN);
         }
         // A process that is killed between the two has the item counted once more.
-        self.add_loss(entry.holder.number());
+        self.add_loss(entry.pid);
         failpoint::hit(Failpoint::LossCounted);
         if self.length(entry.index) > KEPT {
             self.release_memory(entry.index);
@@ -351,7 +349,7 @@ impl Taken {
 
     /// Whether this process has it: not a copy of the process that was forked since.
     pub(crate) fn is_own(&self) -> bool {
-        self.0.holder == ThreadId::current_and_process().1
+        self.0.holder.is_current_process()
     }
 }
 

@@ -16,7 +16,6 @@ use super::slots::Entry;
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::{Acquire, Relaxed};
 use crate::sys::poll::Deadline;
-use crate::sys::thread_id::ThreadId;
 
 /// A value that many threads may read at a time, or one may change, in whatever processes.
 ///
@@ -143,7 +142,7 @@ impl<T: Pod> RwLock<T> {
     }
 
     fn hold(&self, count: u32, deadline: Deadline) -> Result<Held<'_>> {
-        let holder = ThreadId::current();
+        let holder = self.shared.own_thread();
         let own = self.shared.entries().find(|entry| entry.holder == holder && entry.kind & GRANTED != 0);
         if own.is_some_and(|own| count == ALL || is_writer(&own)) {
             return Err(Error::os("take a lock that this thread holds", Errno::EDEADLK));
@@ -190,7 +189,7 @@ impl Held<'_> {
 
     /// Whether this is no copy in a forked process.
     fn is_holder_thread(&self) -> bool {
-        self.entry.holder == ThreadId::current()
+        self.entry.holder.is_current()
     }
 }
 

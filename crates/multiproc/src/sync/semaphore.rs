@@ -8,7 +8,6 @@ use super::shared::{Shared, impl_serde_shared, not_free};
 use super::slots::Entry;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
-use crate::sys::thread_id::ThreadId;
 
 /// A number of permits, which bounds how many threads of any processes do something at the same time:
 /// Python's `Semaphore` and `BoundedSemaphore`.
@@ -113,7 +112,7 @@ impl Semaphore {
                 self.permits()
             )));
         }
-        let holder = ThreadId::current_and_process().1;
+        let holder = self.shared.own_process();
         let request = Request { count, holder, is_reentrant: false };
         let entry = self.shared.acquire(self.permits(), request, deadline, |_| {})?;
         let entry = entry.ok_or_else(|| not_free(deadline, "no permit is free", "take a permit"))?;
@@ -145,7 +144,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         // A copy of the process that was forked meanwhile does not have them.
-        if self.entry.holder == ThreadId::current_and_process().1 {
+        if self.entry.holder.is_current_process() {
             self.shared.release(&self.entry);
         }
     }

@@ -29,6 +29,16 @@ pub(super) struct Entry {
 }
 
 impl Shared {
+    /// The calling thread, as its entries name it.
+    pub(super) fn own_thread(&self) -> ThreadId {
+        ThreadId::current_and_process_in(self.namespace).0
+    }
+
+    /// The calling process, as its entries name it.
+    pub(super) fn own_process(&self) -> ThreadId {
+        ThreadId::current_and_process_in(self.namespace).1
+    }
+
     /// The entries in use, the free slots left out.
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
         (0..self.used_slots()).filter_map(|index| self.entry(index))
@@ -96,10 +106,11 @@ impl Shared {
         Entry { index, holder, pid, kind, sequence }
     }
 
-    /// Gives an entry another holder and kind. A process that is killed between the two leaves the kind. To be
-    /// called under the lock.
-    pub(super) fn set_holder(&self, entry: &Entry, holder: ThreadId, kind: u32) -> Entry {
-        let entry = Entry { holder, pid: holder.number(), kind, ..*entry };
+    /// Gives an entry this process as the holder, and another kind. A process that is killed between the two leaves the
+    /// kind. To be called under the lock.
+    pub(super) fn hand_over(&self, entry: &Entry, kind: u32) -> Entry {
+        let (holder, pid) = (self.own_process(), ThreadId::current_and_process().1.number());
+        let entry = Entry { holder, pid, kind, ..*entry };
         self.slot_word(entry.index, HOLDER).store(holder.bits(), Release);
         failpoint::hit(Failpoint::DeliveryHandedOver);
         self.set_kind(&entry, kind);

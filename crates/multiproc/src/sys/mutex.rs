@@ -35,7 +35,7 @@ const WAITERS: u64 = 1 << 31;
 pub(crate) struct Mutex<'a> {
     word: &'a AtomicU64,
     /// The [namespace] of the processes that share it. A process in another one sees other thread numbers, so
-    /// it takes every holder for alive.
+    /// it takes every holder for alive; and all others take it for alive.
     namespace: u64,
 }
 
@@ -61,7 +61,17 @@ impl<'a> Mutex<'a> {
     /// As [`try_lock`](Self::try_lock), by a thread that knows its identity.
     #[inline]
     pub(crate) fn try_lock_as(self, own: ThreadId) -> Option<MutexGuard<'a>> {
-        self.replace(0, own.bits()).then(|| self.guard(own))
+        let is_taken = if ThreadId::is_of(self.namespace) {
+            self.replace(0, own.bits())
+        } else {
+            self.try_lock_abroad(own)
+        };
+        is_taken.then(|| self.guard(own))
+    }
+
+    #[cold]
+    fn try_lock_abroad(self, own: ThreadId) -> bool {
+        self.replace(0, own.abroad().bits())
     }
 
     /// Releases the mutex for the thread that holds it and has forgotten its guard.
@@ -78,7 +88,7 @@ impl<'a> Mutex<'a> {
 
     /// Whether this thread holds the mutex.
     pub(crate) fn is_own(self) -> bool {
-        self.word.load(Relaxed) & !WAITERS == ThreadId::current().bits()
+        self.word.load(Relaxed) & !WAITERS == self.own().bits()
     }
 
     /// Takes the mutex; blocks while another living thread holds it. Returns `None` at the deadline.
@@ -105,7 +115,7 @@ impl<'a> Mutex<'a> {
         deadline: Deadline,
         on_death: impl FnOnce(ThreadId),
     ) -> Result<Option<MutexGuard<'a>>> {
-        let own = ThreadId::current();
+        let own = self.own();
         let mut checks = Checks::begin();
         let mut has_slept = false;
         loop {
@@ -120,7 +130,7 @@ impl<'a> Mutex<'a> {
                 // may be this one, or may have died as the holder.
                 let waiters = if has_slept || word != 0 { WAITERS } else { 0 };
                 if self.replace(word, own.bits() | waiters) {
-                    let guard = self.guard(own);
+                    let guard = self.guard(ThreadId::current());
                     if word & !WAITERS != 0 {
                         on_death(holder);
                     }
@@ -142,6 +152,11 @@ impl<'a> Mutex<'a> {
     fn check(self, holder: ThreadId, checks: &mut Checks) -> bool {
         checks.done();
         holder.has_ended() && namespace() == self.namespace
+    }
+
+    /// The calling thread, as the word names it.
+    fn own(self) -> ThreadId {
+        ThreadId::current_and_process_in(self.namespace).0
     }
 
     #[inline]
@@ -184,7 +199,9 @@ fn release(word: &AtomicU64, own: ThreadId) {
 /// Leaves the word alone if a process has overwritten it.
 #[cold]
 fn release_and_wake(word: &AtomicU64, own: ThreadId) {
-    if word.compare_exchange(own.bits() | WAITERS, 0, Release, Relaxed).is_ok() {
+    let release = |from| word.compare_exchange(from, 0, Release, Relaxed).is_ok();
+    let abroad = own.abroad().bits();
+    if release(own.bits() | WAITERS) || (!release(abroad) && release(abroad | WAITERS)) {
         futex::wake_one_at_low_half(word);
     }
 }

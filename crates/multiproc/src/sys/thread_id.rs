@@ -1,6 +1,8 @@
 //! The identity of a thread across processes: its number (`gettid(2)`) and its start time.
 //!
 //! The kernel reuses the numbers of ended threads. The start time tells the two apart.
+//!
+//! Both mean something in one PID namespace alone. A thread of another one has an identity there that never ends.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -12,8 +14,10 @@ use nix::sys::stat::stat;
 use nix::unistd::{Pid, gettid};
 
 use super::fork_detect::OriginalProcess;
+use super::process_local::ProcessLocal;
 
-/// The number in the low half; in the high half the start time in clock ticks since boot, and the [`salt`].
+/// The number in the low half; in the high half the start time in clock ticks since boot, and the [`salt`]. Or what
+/// [`abroad`](ThreadId::abroad) says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(u64);
 
@@ -36,20 +40,30 @@ const OF_KERNEL: u32 = 0x0020_0000;
 /// The kernel gives threads only lower numbers (`PID_MAX_LIMIT`).
 const END_OF_NUMBERS: u32 = 1 << 22;
 
+/// What is added to the number of a thread for other namespaces: bits above those of a number, but not bit 31.
+const ABROAD: u32 = 0x155 * END_OF_NUMBERS;
+
 thread_local! {
     /// The process in which the others were looked up, this thread and this process. In a forked copy, a thread
     /// has another number.
     static CURRENT: Cell<Option<(OriginalProcess, ThreadId, ThreadId)>> = const { Cell::new(None) };
+
+    /// Their [`namespace`]. By itself, since one more field above would keep the compiler from putting the guard of a
+    /// mutex in line.
+    static CURRENT_NAMESPACE: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The identity of this process, or of the one that it was forked from.
 static PROCESS_ID: AtomicU64 = AtomicU64::new(0);
 
 /// A number for the PID and time namespaces of this process, in which thread numbers and start times have a
-/// meaning; 0 if /proc tells neither. Costs some microseconds.
+/// meaning; 0 if /proc tells neither. A process stays in its own, and a forked copy may be in others.
 pub(crate) fn namespace() -> u64 {
-    let inode = |name| stat(name).map_or(0, |file| file.st_ino);
-    inode("/proc/self/ns/pid") ^ inode("/proc/self/ns/time").rotate_left(32)
+    static NAMESPACE: ProcessLocal<u64> = ProcessLocal::new(|_| {
+        let inode = |name| stat(name).map_or(0, |file| file.st_ino);
+        inode("/proc/self/ns/pid") ^ inode("/proc/self/ns/time").rotate_left(32)
+    });
+    *NAMESPACE.get()
 }
 
 impl ThreadId {
@@ -68,6 +82,36 @@ impl ThreadId {
         }
     }
 
+    /// As [`current_and_process`](Self::current_and_process), to be written where processes of this [`namespace`] read
+    /// it.
+    pub(crate) fn current_and_process_in(namespace: u64) -> (Self, Self) {
+        let (thread, process) = Self::current_and_process();
+        if Self::is_of(namespace) { (thread, process) } else { (thread.abroad(), process.abroad()) }
+    }
+
+    /// Whether the calling thread, which knows its identity, is of this [`namespace`].
+    #[inline]
+    pub(crate) fn is_of(namespace: u64) -> bool {
+        CURRENT_NAMESPACE.get() == namespace
+    }
+
+    /// Whether this is the calling thread, in whatever namespace its identity is read.
+    #[inline]
+    pub(crate) fn is_current(self) -> bool {
+        Self::current().is_read_as(self)
+    }
+
+    /// As [`is_current`](Self::is_current), for the process.
+    #[inline]
+    pub(crate) fn is_current_process(self) -> bool {
+        Self::current_and_process().1.is_read_as(self)
+    }
+
+    #[inline]
+    fn is_read_as(self, other: Self) -> bool {
+        self == other || self.abroad() == other
+    }
+
     fn new(number: u32, start: u32) -> Self {
         Self(u64::from(number) | u64::from(start.wrapping_add(salt(number))) << 32)
     }
@@ -81,6 +125,7 @@ impl ThreadId {
         };
         let thread = id(gettid().as_raw().cast_unsigned(), "thread-self");
         let process = Self::process_or(|| id(std::process::id(), "self"));
+        CURRENT_NAMESPACE.set(namespace());
         CURRENT.set(Some((OriginalProcess::current(), thread, process)));
         (thread, process)
     }
@@ -96,6 +141,28 @@ impl ThreadId {
             Err(other) if Self(other).number() == process.number() => Self(other),
             _ => process,
         }
+    }
+
+    /// This thread of this process, for other namespaces, in which its number and start time mean nothing.
+    #[cold]
+    pub(crate) fn abroad(self) -> Self {
+        self.abroad_from(namespace())
+    }
+
+    /// An identity that never ends. In its high half, 16 bits tell the namespace, and 16 more that it is no stray
+    /// number.
+    fn abroad_from(self, namespace: u64) -> Self {
+        let hash = namespace.wrapping_mul(0x9e37_79b9_7f4a_7c15); // multiplicative, as the salt
+        Self::with_tag(ABROAD + self.number(), (hash >> 48) as u32)
+    }
+
+    fn with_tag(low: u32, tag: u32) -> Self {
+        Self(u64::from(low) | u64::from(tag << 16 | salt(low ^ tag) >> 16) << 32)
+    }
+
+    fn is_abroad(self) -> bool {
+        let low = self.number();
+        low & !(END_OF_NUMBERS - 1) == ABROAD && self == Self::with_tag(low, (self.0 >> 48) as u32)
     }
 
     /// The identity from [`bits`](Self::bits), or from whatever else a process has written.
@@ -114,7 +181,7 @@ impl ThreadId {
     pub(crate) fn has_ended(self) -> bool {
         let number = self.number();
         if number == 0 || number >= END_OF_NUMBERS {
-            return true;
+            return !self.is_abroad();
         }
         let can_compare = Self::current().knows_start();
         match Stat::of(&number.to_string()).filter(|_| can_compare) {
@@ -123,7 +190,7 @@ impl ThreadId {
         }
     }
 
-    /// `gettid` of the thread; of a process, its id.
+    /// `gettid` of the thread; of a process, its id. An identity for other namespaces has a number that no thread has.
     #[allow(clippy::cast_possible_truncation)] // its two halves
     pub(crate) fn number(self) -> u32 {
         self.0 as u32

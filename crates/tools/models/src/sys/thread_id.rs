@@ -30,6 +30,27 @@ impl ThreadId {
         (Self::current(), Self::current())
     }
 
+    pub(crate) fn current_and_process_in(_namespace: u64) -> (Self, Self) {
+        Self::current_and_process()
+    }
+
+    /// All are of one namespace.
+    pub(crate) fn is_of(_namespace: u64) -> bool {
+        true
+    }
+
+    pub(crate) fn abroad(self) -> Self {
+        self
+    }
+
+    pub(crate) fn is_current(self) -> bool {
+        self == Self::current()
+    }
+
+    pub(crate) fn is_current_process(self) -> bool {
+        self.is_current()
+    }
+
     pub(crate) fn number(self) -> u32 {
         u32::try_from(self.0).unwrap()
     }
