@@ -110,10 +110,12 @@ impl Shared {
         Ok(shared)
     }
 
-    /// As [`create`](Self::create), for memory of which little will be used. Its user allocates the data.
+    /// As [`create`](Self::create), for memory of which little will be used. Its user allocates the data; the slots lie
+    /// behind it.
     pub(super) fn create_sparse<T>(slots: usize, length: usize) -> Result<Self> {
         let shared = Self::map_new::<T>(slots, length)?;
         memfd::allocate_range(&shared.memory, 0, HEADER)?;
+        memfd::allocate_range(&shared.memory, shared.first_slot(), SLOT * slots)?;
         shared.init();
         Ok(shared)
     }

@@ -3,11 +3,13 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::fstat;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::deliveries::{Deliveries, Next};
 use super::permits::GRANTED;
+use super::shared::SLOT;
 use super::*;
 use crate::error::Result;
 use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
@@ -166,4 +168,13 @@ fn a_permit_is_granted_at_once_behind_as_many_waiters_as_there_are_slots() {
     let begun = Instant::now();
     assert_eq!(semaphore.try_acquire().unwrap().count(), 1);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+/// Else a lack of memory would be a signal at the first use of a slot.
+#[test]
+fn the_slots_of_a_joinable_queue_are_allocated() {
+    let queue = Deliveries::create(65_536, true).unwrap();
+    let (memory, _) = queue.shared.range(0, 0);
+    let allocated = 512 * fstat(memory.as_fd()).unwrap().st_blocks;
+    assert!(allocated.cast_unsigned() >= (SLOT * queue.capacity()) as u64, "{allocated} bytes");
 }
