@@ -160,7 +160,7 @@ impl<T: Pod> SharedSlice<T> {
     /// ```compile_fail
     /// assert!(multiproc::SharedSlice::from_slice(&[()]).is_ok());
     /// ```
-    const CHECKED: () = {
+    pub(crate) const CHECKED: () = {
         assert!(size_of::<T>() > 0, "elements of size zero cannot be shared");
         assert!(align_of::<T>() <= 4096, "elements cannot be aligned to more than a page");
     };

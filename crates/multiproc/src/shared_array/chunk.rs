@@ -15,6 +15,7 @@ use crate::impl_serde::impl_serde;
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::attachment::{self, Kind};
 use crate::ipc::wire::{SharedFd, SharedMemory};
+use crate::shared_slice::SharedSlice;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::OriginalProcess;
@@ -176,6 +177,7 @@ impl<T: Pod> Serialize for ArrayChunk<T> {
 
 impl<'de, T: Pod> Deserialize<'de> for ArrayChunk<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const { SharedSlice::<T>::CHECKED };
         let handle: ChunkHandle = attachment::deserialize(Kind::Chunk, deserializer)?;
         if !handle.fits::<T>() {
             return Err(D::Error::custom("a chunk of an array of another type"));

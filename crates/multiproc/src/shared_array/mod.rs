@@ -84,7 +84,12 @@ use generation::Generation;
 ///
 /// # Elements
 ///
-/// As for a [`SharedSlice`].
+/// As for a [`SharedSlice`]: an element of size zero, or one with an alignment above a page's 4096 bytes, does not
+/// compile.
+///
+/// ```compile_fail
+/// assert!(multiproc::SharedArray::<()>::zeroed(5).is_ok());
+/// ```
 pub struct SharedArray<T> {
     /// `None` for an empty array.
     memory: Option<SharedFd>,
@@ -102,6 +107,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Errors
     /// When the kernel refuses a descriptor or the memory, all of which is allocated here.
     pub fn zeroed(length: usize) -> Result<Self> {
+        const { SharedSlice::<T>::CHECKED };
         let size = length.checked_mul(size_of::<T>()).ok_or_else(|| too_large::<T>(length))?;
         let memory = NonZeroUsize::new(size).map(immutable::create_allocated).transpose()?;
         Ok(Self {
