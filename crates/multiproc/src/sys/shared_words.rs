@@ -102,8 +102,15 @@ impl SharedBool {
         success: Ordering,
         failure: Ordering,
     ) -> Result<bool, bool> {
-        let result = self.0.compare_exchange(current.into(), new.into(), success, failure);
-        result.map(|_| current).map_err(|_| !current)
+        let mut byte = current.into();
+        loop {
+            match self.0.compare_exchange(byte, new.into(), success, failure) {
+                Ok(_) => return Ok(current),
+                // Another byte that is `true`, which no function here writes.
+                Err(found) if (found != 0) == current => byte = found,
+                Err(_) => return Err(!current),
+            }
+        }
     }
 }
 
@@ -199,6 +206,7 @@ fn copy_in(from: &[u8], to: &[AtomicU8]) {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
     use super::*;
 
@@ -223,6 +231,22 @@ mod tests {
         }
         memory.store(4091, &[1_u8, 2, 3, 4, 5]);
         assert_eq!(memory.load::<[u8; 5]>(4091), [1, 2, 3, 4, 5]);
+    }
+
+    /// Another process may have written any byte there.
+    #[test]
+    fn every_byte_but_0_is_exchanged_as_true() {
+        for byte in [1, 2, 255] {
+            for new in [false, true] {
+                let word = SharedBool(AtomicU8::new(byte));
+                assert_eq!(word.compare_exchange(false, new, AcqRel, Acquire), Err(true));
+                assert_eq!(word.compare_exchange(true, new, AcqRel, Acquire), Ok(true), "{byte}");
+                assert_eq!(word.load(Acquire), new);
+            }
+        }
+        let word = SharedBool(AtomicU8::new(0));
+        assert_eq!(word.compare_exchange(true, true, AcqRel, Acquire), Err(false));
+        assert_eq!(word.compare_exchange(false, true, AcqRel, Acquire), Ok(false));
     }
 
     #[test]
