@@ -1,3 +1,4 @@
+use std::mem;
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ trials![
     a_killed_holder_leaves_the_old_value,
     a_holder_that_exits_poisons_it,
     a_holder_that_panics_poisons_it,
+    a_thread_that_ends_while_it_holds_it_poisons_it,
     cleared_poison_is_gone_for_all,
     a_waiter_that_is_killed_harms_no_other,
     a_timed_lock_ends_on_time,
@@ -130,6 +132,24 @@ fn a_holder_that_panics_poisons_it() -> Outcome {
     assert!(error.to_string().contains("panicked while it held the mutex"), "{error}");
     assert_eq!(error.error().pid(), Some(pid));
     assert_eq!(*error.into_guard()?, 1);
+    Ok(())
+}
+
+/// Its process lives, and is not said to have died.
+fn a_thread_that_ends_while_it_holds_it_poisons_it() -> Outcome {
+    let mutex = Mutex::new(5)?;
+    let leak = |mutex: Mutex<u64>, stage: Stage| {
+        thread::spawn(move || mem::forget(mutex.lock())).join().unwrap();
+        let _ = stage.send(());
+        let _ = stage.recv();
+    };
+    let (child, stage) = started(leak, &mutex)?;
+    let error = ends_soon(|| mutex.lock()).unwrap_err();
+    let expected =
+        format!("the mutex is poisoned: a thread of process {} ended while it held the mutex", child.pid());
+    assert_eq!((error.to_string(), error.error().pid()), (expected, Some(child.pid())));
+    drop((error, stage));
+    child.join()?;
     Ok(())
 }
 

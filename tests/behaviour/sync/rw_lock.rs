@@ -1,5 +1,6 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
+use std::{mem, thread};
 
 use multiproc::sync::{Atomic, LockError, RwLock};
 use multiproc::{ErrorKind, Process, Result};
@@ -12,6 +13,7 @@ trials![
     a_killed_reader_leaves_it_to_a_writer_unpoisoned,
     a_killed_writer_poisons_the_lock_for_the_next,
     a_writer_that_panics_poisons_it,
+    a_thread_that_ends_while_it_writes_poisons_it,
     writers_do_not_starve_among_readers,
     a_reader_does_not_overtake_a_writer,
     a_killed_waiter_holds_no_other_up,
@@ -101,6 +103,17 @@ fn a_writer_that_panics_poisons_it() -> Outcome {
     Ok(())
 }
 
+fn a_thread_that_ends_while_it_writes_poisons_it() -> Outcome {
+    let lock = RwLock::new([1, 2])?;
+    let other = lock.clone();
+    thread::spawn(move || mem::forget(other.write())).join().unwrap();
+    let error = ends_soon(|| lock.read()).unwrap_err();
+    let pid = std::process::id();
+    let expected = format!("the lock is poisoned: a thread of process {pid} ended while it held the lock");
+    assert_eq!((error.to_string(), error.error().pid()), (expected, Some(pid)));
+    Ok(())
+}
+
 fn writers_do_not_starve_among_readers() -> Outcome {
     let (lock, is_over) = (RwLock::new([0_u64; 2])?, Atomic::new(false)?);
     let read = |(lock, is_over): (Lock, Atomic<bool>), stage: Stage| -> Result<()> {
@@ -108,7 +121,7 @@ fn writers_do_not_starve_among_readers() -> Outcome {
         stage.send(())?;
         while !is_over.load(SeqCst) {
             // Another reader always reads meanwhile, or soon after.
-            std::thread::sleep(Duration::from_micros(100));
+            thread::sleep(Duration::from_micros(100));
             drop(guard);
             guard = lock.read()?;
         }

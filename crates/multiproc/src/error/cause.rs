@@ -55,6 +55,8 @@ impl Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     Died,
+    /// One of its threads, and not the process.
+    ThreadEnded,
     Signal(i32),
     Exit(i32),
     Panicked,
@@ -66,6 +68,7 @@ pub(crate) enum Failure {
 impl_serde!(
     enum Failure {
         Died,
+        ThreadEnded,
         Signal(value),
         Exit(value),
         Panicked,

@@ -107,13 +107,15 @@ impl Error {
             Cause::TimeLimit(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
             Cause::Task(error) => write!(f, "{error}"),
             Cause::Poisoned { lock, failure } => {
-                write!(f, "the {lock} is poisoned: {who} {failure} while it held the {lock}")
+                let party = failure.party();
+                write!(f, "the {lock} is poisoned: {party}{who} {failure} while it held the {lock}")
             }
             Cause::Broken(failure @ (Failure::Aborted | Failure::Reset)) => {
                 write!(f, "the barrier is broken: {who} {failure} it")
             }
             Cause::Broken(failure) => {
-                write!(f, "the barrier is broken: {who} {failure} while it waited for the others")
+                let party = failure.party();
+                write!(f, "the barrier is broken: {party}{who} {failure} while it waited for the others")
             }
             Cause::Unacknowledged(1) => write!(f, "{who} took an item and did not acknowledge it"),
             Cause::Unacknowledged(count) => {
@@ -143,10 +145,18 @@ impl fmt::Display for Origin {
     }
 }
 
+impl Failure {
+    /// What stands before the process.
+    fn party(self) -> &'static str {
+        if self == Self::ThreadEnded { "a thread of " } else { "" }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Died => f.write_str("died"),
+            Self::ThreadEnded => f.write_str("ended"),
             Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
             Self::Exit(code) => write!(f, "exited with code {code}"),
             Self::Panicked => f.write_str("panicked"),

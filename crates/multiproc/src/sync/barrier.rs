@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
-use super::poison::{error, failure_word, own_failure_word};
+use super::poison::{death_word, error, own_failure_word};
 use super::shared::{Shared, Word, impl_serde_shared};
 use super::slots::Entry;
 use crate::error::{Cause, Error, Failure, Result};
@@ -202,7 +202,7 @@ impl Barrier {
         // just after the round, so rounds in quick succession cost no check.
         let has_died = |other: &Entry| now.wrapping_sub(other.kind) > 1 && self.shared.has_ended(other);
         if let Some(dead) = self.in_round(state.round()).find(has_died) {
-            self.break_round(state.round(), failure_word(dead.pid, Failure::Died));
+            self.break_round(state.round(), death_word(dead.holder, dead.pid));
             return Err(self.broken());
         }
         // It may be broken just now, since that takes no lock.
@@ -230,7 +230,7 @@ impl Barrier {
         let nth = |distance: usize| others.get((next + distance).checked_rem(others.len())?);
         let dead = [0, checks].into_iter().filter_map(nth).find(|other| self.shared.has_ended(other));
         if let Some(dead) = dead {
-            self.break_round(round, failure_word(dead.pid, Failure::Died));
+            self.break_round(round, death_word(dead.holder, dead.pid));
         }
     }
 

@@ -7,7 +7,7 @@ use std::thread;
 
 use bytemuck::Pod;
 
-use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
+use super::poison::{LockResult, check_poison, death_word, own_failure_word};
 use super::shared::{Shared, Word, not_free};
 use crate::error::{Failure, Result};
 use crate::sys::atomic::Relaxed;
@@ -183,7 +183,7 @@ impl<'a> Held<'a> {
             // A thread killed before it could write its process there most likely was the only one of it.
             #[allow(clippy::cast_possible_truncation)] // its two halves
             let pid = if owner as u32 == dead.number() { (owner >> 32) as u32 } else { dead.number() };
-            shared.word(Word::Failure).store(failure_word(pid, Failure::Died), Relaxed);
+            shared.word(Word::Failure).store(death_word(dead, pid), Relaxed);
         };
         shared.check_not_held(MUTEX)?;
         let guard = shared.mutex().lock_reporting_death(deadline, on_death)?;

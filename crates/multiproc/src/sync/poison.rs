@@ -154,6 +154,7 @@ pub(super) fn error(failure_word: u64, cause: impl FnOnce(Failure) -> Cause) -> 
         (TIMED_OUT, _) => Failure::TimedOut,
         (ABORTED, _) => Failure::Aborted,
         (RESET, _) => Failure::Reset,
+        (THREAD_ENDED, None) => Failure::ThreadEnded,
         (_, Some(Exit::Signal(signal))) => Failure::Signal(signal),
         (_, Some(Exit::Code(code))) => Failure::Exit(code),
         (_, Some(Exit::Lost) | None) => Failure::Died,
@@ -164,9 +165,16 @@ pub(super) fn error(failure_word: u64, cause: impl FnOnce(Failure) -> Cause) -> 
     })
 }
 
+/// The word that says that a thread of a process has ended, and the process with it if it does not live.
+pub(super) fn death_word(thread: ThreadId, pid: u32) -> u64 {
+    let lives = thread.number() != pid && !ThreadId::of_number(pid).has_ended();
+    failure_word(pid, if lives { Failure::ThreadEnded } else { Failure::Died })
+}
+
 /// The word that names a process, and what it did; it is not 0.
-pub(super) fn failure_word(pid: u32, failure: Failure) -> u64 {
+fn failure_word(pid: u32, failure: Failure) -> u64 {
     let failure = match failure {
+        Failure::ThreadEnded => THREAD_ENDED,
         Failure::Died | Failure::Signal(_) | Failure::Exit(_) => DIED,
         Failure::Panicked => PANICKED,
         Failure::TimedOut => TIMED_OUT,
@@ -186,3 +194,4 @@ const PANICKED: u64 = 2;
 const TIMED_OUT: u64 = 3;
 const ABORTED: u64 = 4;
 const RESET: u64 = 5;
+const THREAD_ENDED: u64 = 6;

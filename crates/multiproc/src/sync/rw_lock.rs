@@ -10,7 +10,7 @@ use bytemuck::Pod;
 use nix::errno::Errno;
 
 use super::permits::{GRANTED, Request};
-use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
+use super::poison::{LockResult, check_poison, death_word, own_failure_word};
 use super::shared::{Shared, Word, impl_serde_shared, not_free};
 use super::slots::Entry;
 use crate::error::{Error, Failure, Result};
@@ -150,7 +150,7 @@ impl<T: Pod> RwLock<T> {
         let request = Request { count, holder, is_reentrant: own.is_some() };
         let on_death = |entry: &Entry| {
             if is_writer(entry) {
-                self.shared.word(Word::Failure).store(failure_word(entry.pid, Failure::Died), Relaxed);
+                self.shared.word(Word::Failure).store(death_word(entry.holder, entry.pid), Relaxed);
             }
         };
         let entry = self.shared.acquire(ALL, request, deadline, on_death)?;

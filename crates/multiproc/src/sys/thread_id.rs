@@ -143,6 +143,11 @@ impl ThreadId {
         }
     }
 
+    /// Whatever thread or process has this number.
+    pub(crate) fn of_number(number: u32) -> Self {
+        Self::new(number, UNKNOWN)
+    }
+
     /// This thread of this process, for other namespaces, in which its number and start time mean nothing.
     #[cold]
     pub(crate) fn abroad(self) -> Self {

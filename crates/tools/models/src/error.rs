@@ -39,6 +39,7 @@ pub(crate) enum Origin {
 #[derive(Clone, Copy)]
 pub(crate) enum Failure {
     Died,
+    ThreadEnded,
     Signal(i32),
     Exit(i32),
     Panicked,

@@ -21,18 +21,13 @@ fn a_thread_lives_until_it_ends() {
     }
 }
 
-/// The identity of a thread that cannot read /proc.
-fn without_start(number: u32) -> ThreadId {
-    ThreadId::new(number, UNKNOWN)
-}
-
 /// Another process can write any number.
 #[test]
 fn a_thread_with_another_start_time_or_an_impossible_number_has_ended() {
     let own = ThreadId::current();
     for (bits, ended) in [
         (own.bits(), false),
-        (without_start(own.number()).bits(), false),
+        (ThreadId::of_number(own.number()).bits(), false),
         (u64::from(own.number()) | u64::from(u32::MAX) << 32, true),
         (u64::from(own.number()), true),
         (1, true),
@@ -77,7 +72,7 @@ fn a_number_that_is_a_little_off_names_no_thread() {
 #[test]
 fn a_process_that_is_not_reaped_has_ended() {
     let mut child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
-    let id = without_start(child.id());
+    let id = ThreadId::of_number(child.id());
     assert!(!id.has_ended());
     child.kill().unwrap();
     while !id.has_ended() {
@@ -127,7 +122,7 @@ fn in_another_namespace_a_thread_never_ends_and_is_no_other() {
     assert!(abroad.is_current() && process_abroad.is_current_process() && abroad != own);
     assert_eq!(abroad.bits() & 1 << 31, 0);
     for number in [own.number(), END_OF_NUMBERS - 1] {
-        let [one, other] = [1, 2].map(|namespace| without_start(number).abroad_from(namespace));
+        let [one, other] = [1, 2].map(|namespace| ThreadId::of_number(number).abroad_from(namespace));
         assert!(one != other && !one.has_ended() && !one.is_current());
         for stray in
             [one.bits() + 1, one.bits() - 1, one.bits() ^ 1 << 30, one.bits() ^ 1 << 40, one.bits() ^ 1 << 50]

@@ -59,6 +59,11 @@ impl ThreadId {
         Self(bits)
     }
 
+    /// Each thread is a process.
+    pub(crate) fn of_number(number: u32) -> Self {
+        Self(number.into())
+    }
+
     pub(crate) fn bits(self) -> u64 {
         self.0
     }
