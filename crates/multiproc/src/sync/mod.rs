@@ -19,8 +19,9 @@
 //! time. Between two checks it sleeps in a futex. It takes the place of a holder that has ended, and is told
 //! so: [`LockError::Poisoned`].
 //!
-//! Threads of another PID namespace cannot be checked, so they count as living. A holder that is *stopped*
-//! (SIGSTOP) keeps what it has until it continues; timed calls of others end on time.
+//! Threads of another PID namespace cannot be checked, so they count as living. So does a holder that executes
+//! another program (`CommandExt::exec`), until that program ends. A holder that is *stopped* (SIGSTOP) keeps what
+//! it has until it continues; timed calls of others end on time.
 //!
 //! # Handles
 //!
