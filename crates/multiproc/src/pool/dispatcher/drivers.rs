@@ -154,9 +154,8 @@ impl DriverGuard<'_> {
 
     fn drive_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
         let dispatcher = self.dispatcher;
-        let mut time: fn() -> u64 = clock::ticks;
         while dispatcher.original.is_current() {
-            let polled = dispatcher.poll_at(time(), 1);
+            let polled = dispatcher.poll(1);
             if is_done() {
                 return true;
             }
@@ -185,7 +184,7 @@ impl DriverGuard<'_> {
                     dispatcher.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
                 let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
                 dispatcher.wakeup_page.callers().wait(ticket, times.min());
-                time = clock::nanos;
+                dispatcher.poll_at(clock::nanos(), 1); // the coarse clock may not have reached the time of the check
             }
         }
         false
