@@ -9,10 +9,11 @@ use multiproc::Result;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 
+use super::lease::Lease;
 use super::run::{Ran, Stop, StopOnDrop};
 use super::session::{Registered, Served};
 use super::slot::free_place;
-use super::{Agent, lease, pace, run};
+use super::{Agent, pace, run};
 use crate::connection::REQUEST_TIMEOUT;
 use crate::payload;
 use crate::protocol::{self, Delivery, Reply, Request, WorkHeader};
@@ -32,11 +33,11 @@ impl From<jetstream::message::Info<'_>> for Delivered {
     }
 }
 
-/// Takes a chunk from its delivery to its end. A chunk that is not acknowledged comes again after the lease.
+/// Takes a chunk, `asked` for then, from its delivery to its end. A chunk that is not acknowledged comes again after the lease.
 pub(super) async fn take(
     agent: &Arc<Agent>,
     served: &Arc<Served>,
-    message: Message,
+    (message, asked): (Message, Instant),
     place: OwnedSemaphorePermit,
 ) {
     let context = agent.connection.context.clone();
@@ -54,7 +55,8 @@ pub(super) async fn take(
             follow(agent, served, &acknowledge, ended).await
         }
         Registered::New(stopped) => {
-            let serving = serve(agent, served, (header, items), delivered, &acknowledge, place);
+            let lease = Lease::new(agent, served, &acknowledge, asked);
+            let serving = serve(agent, served, (header, items), delivered, lease, place);
             let is_finished = tokio::select! {
                 is_finished = serving => is_finished,
                 Ok(()) = stopped => true,
@@ -118,12 +120,12 @@ async fn serve(
     served: &Arc<Served>,
     (header, items): (WorkHeader, Vec<u8>),
     delivered: Delivered,
-    acknowledge: &Subject,
+    mut lease: Lease<'_>,
     place: OwnedSemaphorePermit,
 ) -> bool {
     let chunk = header.chunk;
     let mut place = Some(place);
-    let grant = match begin(agent, served, &header, delivered.count, &mut place).await {
+    let grant = match begin(agent, served, &header, delivered.count, &mut lease, &mut place).await {
         Reply::Granted(grant) => grant,
         Reply::Finished => return true,
         Reply::Superseded | Reply::Made | Reply::Pong => return false,
@@ -134,17 +136,18 @@ async fn serve(
     let reported = run_and_report(agent, served, (header, items), grant, place);
     tokio::select! {
         reply = reported => reply == Some(Reply::Finished),
-        () = lease::renew(agent, served, acknowledge, (chunk, grant)) => false,
+        reply = lease.keep((chunk, grant)) => reply == Reply::Finished,
     }
 }
 
 /// Tells the caller that the chunk begins; asks whether it may where another agent may have begun it, or where
-/// the message does not leave soon. Without an answer soon, the place goes.
+/// the message does not leave soon. Without an answer soon, the place goes; the lease is renewed meanwhile.
 async fn begin(
     agent: &Agent,
     served: &Served,
     header: &WorkHeader,
     delivered: i64,
+    lease: &mut Lease<'_>,
     place: &mut Option<OwnedSemaphorePermit>,
 ) -> Reply {
     let chunk = header.chunk;
@@ -160,6 +163,12 @@ async fn begin(
         return reply;
     }
     drop(place.take()); // the caller may be stopped: others run meanwhile
+    while lease.is_sure() {
+        if let Ok(reply) = timeout(lease.left(), &mut answered).await {
+            return reply;
+        }
+        lease.renew().await;
+    }
     answered.await
 }
 

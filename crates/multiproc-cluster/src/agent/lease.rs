@@ -1,4 +1,4 @@
-//! Renews the lease of a chunk while it runs.
+//! Renews the lease of a chunk while this agent has it.
 
 use std::time::{Duration, Instant};
 
@@ -9,39 +9,76 @@ use super::Agent;
 use super::session::{Answer, Served};
 use crate::protocol::{Reply, Request};
 
-/// Renews until the chunk is not this agent's any more.
-///
-/// If this host was stopped or cut off for about a lease, another one may have the chunk, and a renewal would
-/// count as that one's: so it asks the caller first. It asks after each interruption, too, in which it would not
-/// have heard that the chunk was withdrawn. And it asks before the first renewal, once, unless the caller is silent:
-/// what it has said at the chunk's beginning may have been lost, or too late.
-pub(super) async fn renew(agent: &Agent, served: &Served, acknowledge: &Subject, (chunk, grant): (u64, u64)) {
-    let (mut renewed, mut is_known) = (Instant::now(), false);
-    let mut epoch = agent.connection.epoch.clone();
-    epoch.mark_unchanged();
-    let check = Request::Check { chunk, grant, agent: agent.id.clone(), host: agent.host.clone() };
-    loop {
-        tokio::time::sleep(served.lease / 3).await;
-        if !agent.connection.is_connected() {
-            continue; // what is sent now would arrive after the connection is there again
-        }
-        let was_cut = epoch.has_changed().unwrap_or(true);
+/// The lease of a chunk that was delivered to this agent.
+pub(super) struct Lease<'a> {
+    agent: &'a Agent,
+    served: &'a Served,
+    acknowledge: &'a Subject,
+    /// When it began, at the earliest.
+    renewed: Instant,
+}
+
+impl<'a> Lease<'a> {
+    /// That of a chunk which this agent has asked for then.
+    pub(super) fn new(
+        agent: &'a Agent,
+        served: &'a Served,
+        acknowledge: &'a Subject,
+        asked: Instant,
+    ) -> Self {
+        Self { agent, served, acknowledge, renewed: asked }
+    }
+
+    /// Whether it may be renewed without a question: no other host has the chunk, and the word leaves now.
+    pub(super) fn is_sure(&self) -> bool {
+        !is_late(self.renewed.elapsed(), self.served.lease) && self.agent.connection.is_connected()
+    }
+
+    /// The time until the next renewal.
+    pub(super) fn left(&self) -> Duration {
+        (self.served.lease / 3).saturating_sub(self.renewed.elapsed())
+    }
+
+    pub(super) async fn renew(&mut self) {
+        let _ = self.agent.connection.client.publish(self.acknowledge.clone(), "+WPI".into()).await;
+        self.renewed = Instant::now();
+    }
+
+    /// Renews until the chunk is not this agent's any more; returns the caller's word.
+    ///
+    /// If this host was stopped or cut off for about a lease, another one may have the chunk, and a renewal would
+    /// count as that one's: so it asks the caller first. It asks after each interruption, too, in which it would not
+    /// have heard that the chunk was withdrawn. And it asks before the first renewal, once, unless the caller is
+    /// silent or has granted the chunk: what this host has said at its beginning may have come too late.
+    pub(super) async fn keep(mut self, (chunk, grant): (u64, u64)) -> Reply {
+        let Self { agent, served, .. } = self;
+        let (mut is_known, mut pause) = (grant > 0, self.left());
+        let mut epoch = agent.connection.epoch.clone();
         epoch.mark_unchanged();
-        let reply = if was_cut || is_late(renewed.elapsed(), served.lease) {
-            Some(served.ask_until_answered(&agent.connection, &check).await)
-        } else if is_known {
-            None
-        } else {
-            ask_soon(agent, served, &check).await
-        };
-        if let Some(reply) = reply {
-            if reply != Reply::Granted(grant) {
-                return;
+        let check = Request::Check { chunk, grant, agent: agent.id.clone(), host: agent.host.clone() };
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = served.lease / 3;
+            if !agent.connection.is_connected() {
+                continue; // what is sent now would arrive after the connection is there again
             }
-            is_known = true;
+            let was_cut = epoch.has_changed().unwrap_or(true);
+            epoch.mark_unchanged();
+            let reply = if was_cut || !self.is_sure() {
+                Some(served.ask_until_answered(&agent.connection, &check).await)
+            } else if is_known {
+                None
+            } else {
+                ask_soon(agent, served, &check).await
+            };
+            if let Some(reply) = reply {
+                if reply != Reply::Granted(grant) {
+                    return reply;
+                }
+                is_known = true;
+            }
+            self.renew().await;
         }
-        let _ = agent.connection.client.publish(acknowledge.clone(), "+WPI".into()).await;
-        renewed = Instant::now();
     }
 }
 

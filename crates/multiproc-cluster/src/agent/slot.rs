@@ -47,7 +47,7 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>, kind: Kind) {
         epoch.mark_unchanged();
         let pulled = tokio::select! {
             pulled = slot.pull(kind) => pulled,
-            _ = epoch.changed() => None, // the server may have forgotten the request, or is there to ask again
+            _ = epoch.changed() => None, // the connection ended, and the request may be lost; or it is back
             () = served.is_over() => return,
         };
         if let Some(pulled) = pulled {
@@ -124,7 +124,7 @@ impl Slot<'_> {
             return; // another host may have the chunk, and the broker would take a word about it as that one's
         }
         if let Some(place) = place {
-            return chunk::take(agent, served, message, place).await;
+            return chunk::take(agent, served, (message, self.asked), place).await;
         }
         if chunk::follow_running(agent, served, &message).await {
             return;

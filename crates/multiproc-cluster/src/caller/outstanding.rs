@@ -33,7 +33,7 @@ pub(super) struct Outstanding {
     pub(super) called: Instant,
     /// When it was published or begun.
     pub(super) changed: Instant,
-    /// Since when it is delivered, or lost, and at no live host, as far as the session's clock has seen.
+    /// When the session's clock first saw that the broker had passed it and no live host had it.
     pub(super) astray: Option<Instant>,
     /// What was published, to publish it again; `None` before.
     pub(super) work: Option<Arc<Work>>,
@@ -127,7 +127,11 @@ impl Outstanding {
         match &self.host {
             Some((current, _)) if *current == agent => {}
             Some((current, _)) if is_live(current) => return Reply::Superseded,
-            _ => self.take(agent, host), // what it has said was lost
+            _ => {
+                // What it has said was lost.
+                self.delivery = self.delivery.max(Delivery { copy: 0, count: 1 });
+                self.take(agent, host);
+            }
         }
         Reply::Granted(grant)
     }
@@ -265,6 +269,7 @@ mod tests {
         let mut chunk = outstanding(HostLoss::Fail);
         assert_eq!(check(&mut chunk, 0, "a", &["a", "b"]), Reply::Granted(0), "its word was lost");
         begun(&mut chunk, "b", &["a", "b"]);
+        assert_eq!(begin(&mut chunk, (0, 1), "b", &["a", "b"]), Reply::Superseded);
         assert_eq!(check(&mut chunk, 0, "b", &["a", "b"]), Reply::Superseded);
         assert_eq!(check(&mut chunk, 0, "b", &["b"]), Reply::Granted(0));
         assert_eq!(chunk.host, Some(("b".to_owned(), "b".to_owned())));

@@ -155,7 +155,8 @@ fn the_disk_is_full_for_a_call() {
 fn a_chunk_that_the_broker_has_lost_comes_again_while_others_wait() -> Outcome {
     let server = Server::start();
     let agent = server.agent("a");
-    let pool = server.pool("gap");
+    // Long enough for the stop of the only host.
+    let pool = server.cluster().lease(LEASE * 5).connect().unwrap().pool("gap").unwrap();
     let sent = Cell::new(0_u64);
     let mut results = pool.imap_unordered(slow_square, (0..).inspect(|&number| sent.set(number)));
     let mut squares = vec![results.next().unwrap()?];
