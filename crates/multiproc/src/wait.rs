@@ -153,16 +153,16 @@ impl<'a> Watch<'a> {
         Self { polled, doubtful, pause, replies, task_event, may_miss: false }
     }
 
-    /// Returns whether it may have ended in vain, and the next one would, too.
+    /// Returns whether it ended although nothing may be ready, so that the next one would end at once, too.
     fn sleep(self, deadline: Deadline) -> Result<bool> {
         let mut polled = self.polled;
+        polled.extend(self.replies.iter().flat_map(|channel| of_receiver(channel)));
         failpoint::hit(Failpoint::WaitAnySleeps);
         if !self.pause.is_zero() && poll::poll_all(&mut polled, deadline.or_within(self.pause))?.is_some() {
             return Ok(false);
         }
         let is_doubtful = !self.doubtful.is_empty();
         polled.extend(self.doubtful);
-        polled.extend(self.replies.iter().flat_map(|channel| of_receiver(channel)));
         let until = if self.may_miss { deadline.or_within(RECHECK_INTERVAL) } else { deadline };
         let has_hung_up = poll::poll_all(&mut polled, until)?;
         Ok(has_hung_up.is_some_and(|has_hung_up| has_hung_up || is_doubtful))

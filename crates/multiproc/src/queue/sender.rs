@@ -42,7 +42,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// # Errors
     /// Those of [`send`](Self::send); and [`is_timeout`](crate::Error::is_timeout) when the queue was full all
     /// that time. An unbounded queue has no room to wait for: its error is [`is_full`](crate::Error::is_full), at
-    /// once.
+    /// once, unless the time is over.
     pub fn send_timeout(&self, item: T, time: Duration) -> Result<(), SendError<T>> {
         self.put(item, Deadline::after(time))
     }

@@ -62,7 +62,8 @@ impl ServerBuilder {
     ///
     /// The result of a call that waited is kept in the new process until its caller notices the restart, at its
     /// next call or wait. If that process ends or dies before, the call has an error although it has run. A server
-    /// that is [stopped](Server::stop), or whose last handle is gone, is not made again however its process ends.
+    /// that is [stopped](Server::stop) is not made again however its process ends. One that dies in a call after its
+    /// last handle is gone may be made once more, and ends then.
     #[must_use]
     pub fn restart(mut self, limit: Limit) -> Self {
         self.restart = Some(limit);

@@ -1,10 +1,9 @@
 //! How a caller that has lost its channel learns what became of the server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::status_page::{StatusPage, is_end};
 use crate::sys::poll::Deadline;
-use crate::sys::running_time::RunningTime;
 use crate::sys::thread_id::namespace;
 
 /// What became of a server.
@@ -23,13 +22,13 @@ const LEARN_LIMIT: Duration = Duration::from_secs(2);
 /// How often it asks meanwhile whether the process lives that would say so.
 const RECHECK: Duration = Duration::from_millis(100);
 
-/// Waits until the page, made in this [namespace], says what became of a server that had this status. The caller, that
-/// or an earlier time, has `begun` to wait for it then.
+/// Waits until the page, made in this [namespace], says what became of a server that had this status. `begun` is when
+/// this caller first found the server hung up.
 pub(super) fn await_fate(
     (page, made_in): (StatusPage<'_>, u64),
     caller: u64,
     status: u64,
-    begun: RunningTime,
+    begun: Instant,
     deadline: Deadline,
 ) -> Fate {
     loop {

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::death::Fate;
 use crate::channel::{ReceiveOutcome, ReceiverCore};
 use crate::error::{Error, Result};
 use crate::ipc::fd_shortage::Shortage;
 use crate::sys::poll::Deadline;
-use crate::sys::running_time::RunningTime;
 
 #[derive(Default)]
 pub(super) struct Inbox {
@@ -19,8 +19,9 @@ pub(super) struct Inbox {
     pub(super) connects: u64,
     /// The page's status when the channel was last known to be good.
     pub(super) status: u64,
-    /// When it was first found hung up, and no more was known.
-    pub(super) hung_up_since: Option<RunningTime>,
+    /// When the server was first found hung up, and no more was known. Not a `RunningTime`: one that is read seldom
+    /// stands still.
+    pub(super) hung_up_since: Option<Instant>,
     /// A thread connects, receives, or learns what became of the server, without the lock. Only that one changes
     /// the channel.
     pub(super) is_in_use: bool,

@@ -68,6 +68,8 @@ pub(super) fn is_serving(page: StatusPage<'_>) -> bool {
 /// Serves until the last handle is gone or the server is stopped. Returns why it cannot go on.
 pub(super) fn serve(start: Start) -> Option<Error> {
     IS_SERVING.set(true);
+    // A caller waits 2 s after a hang-up to learn of the end, so the channels stay open until the process ends.
+    mem::forget(start.fds.clone());
     StatusPage(&start.memory).set_pid(own_pid());
     let mut server = match Server::new(start) {
         Ok(server) => server,
@@ -75,8 +77,7 @@ pub(super) fn serve(start: Start) -> Option<Error> {
     };
     let error = server.serve_all();
     server.end();
-    // The channels hang up with the end of the process, which is known at once: callers wait for that a short time.
-    mem::forget((server.requests.end().fds().clone(), mem::take(&mut server.callers)));
+    mem::forget(mem::take(&mut server.callers));
     error
 }
 
@@ -177,11 +178,13 @@ impl Server {
         let mut bytes = mem::take(&mut self.request);
         bytes.clear();
         let page = StatusPage(&self.memory);
-        let note = |bytes: &[u8]| {
-            if let Some((Request::Call(method), id, _)) = Request::read(bytes) {
+        let note = |bytes: &[u8]| match Request::read(bytes) {
+            Some((Request::Call(method), id, _)) => {
                 page.begin(id, method);
                 failpoint::hit(Failpoint::CallNoted);
             }
+            Some((Request::Stop(_), ..)) => page.begin_end(), // the process may die before it has encoded the state
+            _ => {}
         };
         let take = |frame: &[u8]| {
             note(frame);
@@ -278,7 +281,6 @@ impl Server {
     }
 
     fn stop(&mut self, id: CallId, encode: TaskId) -> Result<Next> {
-        StatusPage(&self.memory).begin_end(); // the process may die while it encodes the state
         let mut reply = Vec::new();
         message::begin_reply(id.call, &mut reply);
         let encoded = match self.poisoned {

@@ -7,7 +7,7 @@
 mod wait;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -23,7 +23,6 @@ use crate::ipc::wire::{self, SharedFd};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
-use crate::sys::running_time::RunningTime;
 use crate::sys::socket::Sent;
 
 pub(super) struct Connection {
@@ -42,7 +41,7 @@ pub(super) struct Connection {
 const CONNECT_TIME: Duration = Duration::from_millis(1);
 
 /// A call that does not wait for room waits for another thread that connects, and until the server has taken
-/// its own connection: usually there is room then. So long it waits to learn how the server ended, too.
+/// its own connection: usually there is room then. It waits equally long to learn how the server has ended.
 fn patience(deadline: Deadline) -> Deadline {
     match deadline {
         Deadline::Immediate => Deadline::limit(CONNECT_TIME),
@@ -191,7 +190,7 @@ impl Connection {
         drop(inbox);
         let connect = Connect { channel: None, open_calls: vec![call] };
         if let Err(error) = self.send_connect(connect, deadline) {
-            // It may run, or have run. Who finds the server full, or only late, calls again.
+            // It may run, or have run. A caller that gets `is_full` or a timeout calls again.
             let is_lost = error.is_full() || error.is_timeout();
             let lost = || Error::new(Cause::ReplyLost).with_origin(self.page().origin(&self.name));
             let error = if is_lost { lost() } else { error };
@@ -221,7 +220,7 @@ impl Connection {
             Ok(receiver)
         });
         let connected = connected.map(|receiver| {
-            inbox.channel = Some(Arc::new(receiver));
+            (inbox.channel, inbox.hung_up_since) = (Some(Arc::new(receiver)), None);
             inbox.status = status;
         });
         (inbox, connected)
@@ -319,7 +318,8 @@ impl Connection {
 
     /// The error of a request that finds no server.
     fn end_error(&self, deadline: Deadline) -> Error {
-        let (status, begun) = (self.page().status(), RunningTime::now());
+        let status = self.page().status();
+        let begun = *self.lock().hung_up_since.get_or_insert_with(Instant::now);
         match await_fate(self.page_and_namespace(), self.caller, status, begun, patience(deadline)) {
             Fate::Ended => self.page().read_end(&self.name).error.while_waiting(),
             Fate::TimedOut => Self::no_room(deadline),

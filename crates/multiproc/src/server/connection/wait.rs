@@ -2,7 +2,7 @@
 
 use std::sync::{MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -14,7 +14,6 @@ use crate::server::inbox::{self, Call, Inbox, Incoming, Reply};
 use crate::server::message;
 use crate::server::status_page::is_end;
 use crate::sys::poll::Deadline;
-use crate::sys::running_time::RunningTime;
 
 /// The time between two attempts to receive a reply for which no descriptor is left: nothing announces one.
 const RECEIVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
@@ -136,7 +135,7 @@ impl Connection {
         &self,
         channel: &ReceiverCore,
         status: u64,
-        hung_up_since: Option<RunningTime>,
+        hung_up_since: Option<Instant>,
         deadline: Deadline,
     ) -> Result<Incoming> {
         let mut is_alive = true;
@@ -153,7 +152,7 @@ impl Connection {
                 received => break received,
             }
         };
-        let begun = || hung_up_since.unwrap_or_else(RunningTime::now);
+        let begun = || hung_up_since.unwrap_or_else(Instant::now);
         let fate = || await_fate(self.page_and_namespace(), self.caller, status, begun(), deadline);
         Ok(received.unwrap_or_else(|| Incoming::HungUp(fate())))
     }
@@ -177,7 +176,7 @@ impl Connection {
 
     /// Callers that only ask, or ask for a short time, learn as soon as others that nothing is told of an end.
     fn note_hang_up(inbox: &mut Inbox) {
-        inbox.hung_up_since.get_or_insert_with(RunningTime::now);
+        inbox.hung_up_since.get_or_insert_with(Instant::now);
     }
 
     /// The channel has hung up: the server has died or ended.
