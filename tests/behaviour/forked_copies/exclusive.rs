@@ -64,6 +64,11 @@ fn a_copy_makes_no_chunks_of_an_array() -> Outcome {
         let mut array = SharedArray::<u64>::zeroed(2)?;
         assert!(in_fork(|| array.chunks_mut(1).is_err() && array.split_at(1).is_err()));
         assert_eq!(array.chunks_mut(1)?.count(), 2);
+        let mut array = Some(array);
+        assert!(in_fork(|| array.take().is_some_and(|array| array.into_shared().is_err())));
+        let chunks = array.as_mut().map(|array| array.chunks_mut(2)).transpose()?;
+        chunks.into_iter().flatten().for_each(|mut chunk| chunk.as_mut().fill(7));
+        assert_eq!(array.map(SharedArray::into_shared).transpose()?.as_deref(), Some(&[7, 7][..]));
         Ok(())
     })
 }

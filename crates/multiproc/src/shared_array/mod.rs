@@ -190,14 +190,22 @@ impl<T: Pod> SharedArray<T> {
     /// none can change. Copies nothing.
     ///
     /// # Errors
-    /// When the kernel refuses a descriptor or memory; and after 10 s, when a process that was forked from
-    /// the holder of a chunk still has it.
+    /// When the kernel refuses a descriptor or memory; after 10 s, when a process that was forked from the holder
+    /// of a chunk still has it; and in a forked copy of the process that made the array.
     pub fn into_shared(self) -> Result<SharedSlice<T>> {
+        self.check_not_forked()?;
         self.join()?;
         let Some(memory) = self.memory else { return SharedSlice::from_slice(&[]) };
         let length = NonZeroUsize::new(self.length * size_of::<T>());
         let length = length.ok_or_else(|| Error::internal("an array without bytes"))?;
         SharedSlice::from_sealed(ImmutableMemory::seal(memory.into_descriptor()?, length)?)
+    }
+
+    fn check_not_forked(&self) -> Result<()> {
+        if self.maker.is_current() {
+            return Ok(());
+        }
+        Err(Error::invalid("only the process that made an array can use it; this is a forked copy"))
     }
 
     fn wait(&self, deadline: Deadline) -> Result<bool> {
@@ -206,11 +214,7 @@ impl<T: Pod> SharedArray<T> {
 
     /// Prepares to hand out `chunks` chunks. `None` for an empty array.
     fn begin_chunks(&mut self, chunks: usize) -> Result<Option<ChunkSource<T>>> {
-        if !self.maker.is_current() {
-            return Err(Error::invalid(
-                "only the process that made an array can make chunks of it; this is a forked copy",
-            ));
-        }
+        self.check_not_forked()?;
         if !self.join_timeout(Duration::ZERO)? {
             return Err(Error::invalid("chunks of the array are not back yet; `join` waits for them"));
         }

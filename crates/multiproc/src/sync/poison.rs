@@ -154,7 +154,8 @@ pub(super) fn error(failure_word: u64, cause: impl FnOnce(Failure) -> Cause) -> 
         (TIMED_OUT, _) => Failure::TimedOut,
         (ABORTED, _) => Failure::Aborted,
         (RESET, _) => Failure::Reset,
-        (THREAD_ENDED, None) => Failure::ThreadEnded,
+        // A process that was killed may have been dying still when the word was written.
+        (THREAD_ENDED, None) if !ThreadId::of_number(pid).has_ended() => Failure::ThreadEnded,
         (_, Some(Exit::Signal(signal))) => Failure::Signal(signal),
         (_, Some(Exit::Code(code))) => Failure::Exit(code),
         (_, Some(Exit::Lost) | None) => Failure::Died,
