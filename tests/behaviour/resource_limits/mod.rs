@@ -6,6 +6,7 @@
 mod descriptors;
 mod every_call;
 mod mappings;
+mod starts;
 
 use std::fs;
 
@@ -16,7 +17,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::support::{METHODS, children, eventually, open_without_children, with};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [descriptors::trials(), every_call::trials(), mappings::trials()].into_iter().flatten().collect()
+    let trials = [descriptors::trials(), every_call::trials(), mappings::trials(), starts::trials()];
+    trials.into_iter().flatten().collect()
 }
 
 const LARGE: &[u8] = &[7; 100_000];

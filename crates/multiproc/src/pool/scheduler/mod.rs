@@ -39,7 +39,7 @@ pub(crate) struct Scheduler {
     /// When to retry chunks for which a socket had no room, and results for which there was no descriptor.
     redispatch_at: Option<Instant>,
     /// When items unclaimed by a worker, or results that it has not made visible, are overdue. In nanoseconds
-    /// of the coarse clock, which each poll reads anyway.
+    /// of the clock that each poll reads anyway.
     stall_check_at: Option<u64>,
     /// The time from one such check to the next, in nanoseconds.
     stall_wait: u64,
@@ -259,8 +259,8 @@ impl Scheduler {
 /// For the thread that drives the pool:
 impl Scheduler {
     /// Collects the workers' results and dispatches waiting chunks. When overdue, also takes invisible
-    /// results and unclaimed items from workers. `now` is the time, in nanoseconds; that of the last tick will do, but
-    /// after a sleep until the [next check](Self::next_check), which the tick may not have reached.
+    /// results and unclaimed items from workers. `now`, in nanoseconds, may be the time of the last tick. After a sleep
+    /// until the [next check](Self::next_check) it must be exact, since that tick may lie before the check.
     pub(crate) fn poll(&mut self, now: u64) -> PollResult {
         let (mut polled, mut lacks_descriptor) = (PollResult::default(), false);
         self.ignore_stopped_time(now);

@@ -116,7 +116,7 @@ impl Scheduler {
     }
 
     /// The first index that no worker has which may run a task. A retired worker keeps its index until its last task
-    /// has ended, and so does one that has lost its link or was killed until it is reaped.
+    /// has ended, and one that has lost its link or was killed until it is reaped, or for a second if it hangs.
     fn free_index(&self) -> Option<usize> {
         let mut is_used = vec![false; self.policy.workers];
         for worker in self.workers.iter().filter(|worker| worker.may_run_task()) {

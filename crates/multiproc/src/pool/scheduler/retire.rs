@@ -13,7 +13,8 @@ const MEASURE_INTERVAL: u64 = 100_000_000;
 impl Scheduler {
     /// Keeps this many workers from now on. The pool's thread starts those that are missing; surplus ones
     /// finish what they run.
-    /// Returns the number of missing ones.
+    ///
+    /// Returns the number of missing ones, of those that there are without work.
     pub(crate) fn resize(&mut self, workers: usize) -> Result<usize> {
         self.check_open()?;
         self.policy.workers = workers;
@@ -67,7 +68,7 @@ impl Scheduler {
         }
     }
 
-    /// When to measure the workers though none of them has anything to do, by the coarse clock.
+    /// When to measure the workers though none of them has anything to do, in nanoseconds of the clock of polls.
     pub(super) fn next_measurement(&self) -> Option<u64> {
         self.unmeasured.then(|| self.measured_at.saturating_add(MEASURE_INTERVAL))
     }

@@ -37,6 +37,7 @@ impl Scheduler {
         };
         let now = Instant::now();
         let kill_deadlines = self.workers.iter().filter_map(WorkerHandle::kill_at);
+        let dying = self.workers.iter().filter_map(WorkerHandle::dying_until);
         let graces = self.workers.iter().filter_map(WorkerHandle::grace_until);
         let timeouts = self.workers.iter().filter_map(|worker| worker.next_time_limit_check(now));
         let initialized = self.workers.iter().filter_map(WorkerHandle::initialize_by);
@@ -47,7 +48,12 @@ impl Scheduler {
         // A process stopped or killed between a change and its notification wakes no thread, and a caller may be
         // busy decoding results.
         let watch = self.has_work().then(|| now + CHECK_INTERVAL);
-        let limits = kill_deadlines.chain(graces).chain(initialized).chain(times).chain(self.next_idle_end());
+        let limits = kill_deadlines
+            .chain(dying)
+            .chain(graces)
+            .chain(initialized)
+            .chain(times)
+            .chain(self.next_idle_end());
         limits.map(RunningTime::sleep_until).chain(timeouts).chain(self.next_check()).chain(watch).min()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{Cause, Error};
 use crate::sys::running_time::RunningTime;
 
-/// How long a worker may live after its liveness socket has hung up.
+/// How long a worker may live after its liveness socket has hung up, or after SIGKILL.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// ```text
@@ -23,8 +23,9 @@ pub(super) enum WorkerPhase {
     /// Told to exit: the rings are closed, and if `was_terminated` SIGTERM was sent. `kill_at` is `None` if
     /// it is beyond the clock's range.
     ShuttingDown { kill_at: Option<RunningTime>, was_terminated: bool },
-    /// It was sent SIGKILL. The cause is the pool's, if the pool did not do so to end it.
-    Killed { cause: Option<Error>, was_shutting_down: bool },
+    /// It was sent SIGKILL. The cause is the pool's, if the pool did not do so to end it. A process that hangs in the
+    /// kernel may live on for long; it counts as dying until `gone_at`.
+    Killed { cause: Option<Error>, was_shutting_down: bool, gone_at: Option<RunningTime> },
 }
 
 impl WorkerPhase {
@@ -53,6 +54,20 @@ impl WorkerPhase {
 
     pub(super) fn was_told_to_exit(&self) -> bool {
         matches!(self, Self::ShuttingDown { .. } | Self::Killed { was_shutting_down: true, .. })
+    }
+
+    /// Until when it counts as one that may run a task, though it was killed.
+    pub(super) fn dying_until(&self) -> Option<RunningTime> {
+        match self {
+            Self::Killed { was_shutting_down: false, gone_at, .. } => gone_at.filter(|time| !time.is_past()),
+            _ => None,
+        }
+    }
+
+    /// Whether it runs a task or may begin one.
+    pub(super) fn may_run_task(&self) -> bool {
+        let is_alive = matches!(self, Self::Running | Self::Retired | Self::HungUp { .. });
+        is_alive || self.dying_until().is_some()
     }
 
     /// Why the pool has killed it.
@@ -106,7 +121,7 @@ impl WorkerPhase {
             *cause = cause.take().or(why);
             return false;
         }
-        *self = Self::Killed { cause: why, was_shutting_down };
+        *self = Self::Killed { cause: why, was_shutting_down, gone_at: RunningTime::after(EXIT_GRACE) };
         true
     }
 

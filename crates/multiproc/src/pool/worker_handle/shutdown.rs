@@ -34,9 +34,14 @@ pub(crate) struct WorkerExit {
 
 /// Ends the worker.
 impl WorkerHandle {
-    /// Whether it runs a task, or may begin one: it was not told to exit.
+    /// Whether it runs a task or may begin one: it was not told to exit, and was not killed a while ago.
     pub(crate) fn may_run_task(&self) -> bool {
-        !self.phase.was_told_to_exit()
+        self.phase.may_run_task()
+    }
+
+    /// Until when that is so of one that was killed.
+    pub(crate) fn dying_until(&self) -> Option<RunningTime> {
+        self.phase.dying_until()
     }
 
     /// Takes no more work; returns what it has not claimed.
