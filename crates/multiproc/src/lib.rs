@@ -140,12 +140,12 @@
 //! data (`serde_json::Value`), travels in a larger and slower encoding with names. The sender decodes such a
 //! value once before sending it, and a value that would not arrive unchanged is an error that names the
 //! attribute: a 128-bit number inside `tag`, `untagged` or `flatten`, a variant of an `untagged` enum that an
-//! earlier one matches, or a left-out field without `default`. A field with `#[serde(skip)]` arrives as its default. To detect such types, a process once decodes
-//! and encodes made-up values of each type that it sends, so `Deserialize` should have no side effects. A
-//! hand-written `Serialize` and `Deserialize` must have the same parts in the same order. A value may be 128
-//! levels deep (structs, tuples, sequences, maps, options and variants inside one another), which does not
-//! overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied as they
-//! are.
+//! earlier one matches, or a left-out field without `default`. A field with `#[serde(skip)]` arrives as its default.
+//! To detect such types, a process once decodes and encodes made-up values of each type that it sends, so
+//! `Deserialize` should have no side effects. A hand-written `Serialize` and `Deserialize` must have the same parts
+//! in the same order. A value may be 128 levels deep (structs, tuples, sequences, maps, options and variants inside
+//! one another), which does not overflow a stack. Numbers, text and vectors of numbers, alone or as the only
+//! argument, are copied as they are.
 //!
 //! The arguments of a child or task, or a message of a pipe, may hold at most 42 ends of pipes, or 63 ends of
 //! queues, or 252 [`SharedSlice`]s: the kernel passes at most 253 descriptors at once. More are an error.

@@ -175,7 +175,8 @@ fn large_result((number, size, latch): (u32, usize, Option<Latch>)) -> Vec<u8> {
     [vec![7_u8; size], number.to_le_bytes().to_vec()].concat()
 }
 
-/// The first item of a `map` takes long, and the results of the others wait for its own. (An `imap` is only a few items ahead of what it has given.)
+/// The first item of a `map` takes long, and the results of the others wait for its own. (An `imap` is only a few
+/// items ahead of what it has given.)
 fn results_that_wait_for_the_first_hold_few_mappings_and_descriptors() -> Outcome {
     alone(|| {
         let pool = Pool::builder().workers(2).chunk_size(1).build()?;

@@ -1,5 +1,5 @@
-//! A program that starts a child as the environment says, or with an argument by `Spawn`, and prints how many children it has, and whether
-//! one is a fork server.
+//! A program that starts a child as the environment says, or with an argument by `Spawn`, and prints how many
+//! children it has, and whether one is a fork server.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

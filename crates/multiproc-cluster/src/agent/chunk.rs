@@ -33,7 +33,8 @@ impl From<jetstream::message::Info<'_>> for Delivered {
     }
 }
 
-/// Takes a chunk, `asked` for then, from its delivery to its end. A chunk that is not acknowledged comes again after the lease.
+/// Takes a chunk, `asked` for then, from its delivery to its end. One that is not acknowledged comes again after the
+/// lease.
 pub(super) async fn take(
     agent: &Arc<Agent>,
     served: &Arc<Served>,

@@ -32,7 +32,8 @@ impl PreloadServer {
     }
 
     /// Forks a child and sends it the bootstrap message. If there is no zygote, it has died, or this process has
-    /// given up privileges since, makes one first: then this blocks while the functions run. The fork may take `timeout`.
+    /// given up privileges since, makes one first: then this blocks while the functions run. The fork may take
+    /// `timeout`.
     pub(crate) fn start(&self, bootstrap: &Message, timeout: Duration) -> Result<ForkedChild> {
         let ensure =
             |slot: &mut Option<ForkServer>| self.ensure(slot, timeout).map(|()| Deadline::limit(timeout));

@@ -113,8 +113,8 @@ impl<T: Pod> Mutex<T> {
     /// As [`lock`](Self::lock), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`](crate::Error::is_timeout) when another thread held the mutex all that
-    /// time.
+    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`](crate::Error::is_timeout) when another thread held
+    /// the mutex all that time.
     pub fn lock_timeout(&self, time: Duration) -> LockResult<MutexGuard<'_, T>> {
         self.take(Deadline::after(time))
     }
@@ -186,8 +186,8 @@ impl<T: Pod> Mutex<[T]> {
     /// As [`lock`](Self::lock), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`](crate::Error::is_timeout) when another thread held the mutex all that
-    /// time.
+    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`](crate::Error::is_timeout) when another thread held
+    /// the mutex all that time.
     pub fn lock_timeout(&self, time: Duration) -> LockResult<SliceGuard<'_, T>> {
         self.take(Deadline::after(time))
     }

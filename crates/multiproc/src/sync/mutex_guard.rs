@@ -69,8 +69,8 @@ impl<T: Pod + fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
     }
 }
 
-/// Holds a [`Mutex`](super::Mutex) of a slice until it is dropped, and gives access to the elements. What is set is there
-/// at once, also when the holder dies.
+/// Holds a [`Mutex`](super::Mutex) of a slice until it is dropped, and gives access to the elements. What is set is
+/// there at once, also when the holder dies.
 pub struct SliceGuard<'a, T> {
     held: Held<'a>,
     element: PhantomData<T>,

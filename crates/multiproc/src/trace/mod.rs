@@ -1,8 +1,8 @@
 //! Feature `trace`: a timeline of all processes of the program, in a file.
 //!
 //! Each process writes its events as lines of JSON (`event`) to a buffer in shared memory (`buffers`), from
-//! where the first process takes them to the file. A child gets the buffers with its bootstrap message. `docs/timeline.md`
-//! describes the events.
+//! where the first process takes them to the file. A child gets the buffers with its bootstrap message.
+//! `docs/timeline.md` describes the events.
 
 mod buffer;
 mod buffers;

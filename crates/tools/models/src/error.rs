@@ -1,4 +1,5 @@
-//! A stand-in for `multiproc::error`: in a model no call fails, but where a thread dies, a barrier breaks or an item is lost.
+//! A stand-in for `multiproc::error`: in a model no call fails, but where a thread dies, a barrier breaks or an item
+//! is lost.
 
 use std::fmt;
 

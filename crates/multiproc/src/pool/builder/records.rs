@@ -24,9 +24,9 @@ impl<M> PoolBuilder<M> {
     /// ([`initializer`](Self::initializer), [`state`](Self::state)), run before it. Another build of the
     /// program refuses the file with exit code 2.
     ///
-    /// [`Error::record`](crate::Error::record) is the path. The file is written before the error is seen, by a thread that waits
-    /// for results of this pool or by the pool's own, while the pool works on; that thread blocks until it is
-    /// written. If it cannot be written, a message on standard error says so once.
+    /// [`Error::record`](crate::Error::record) is the path. The file is written before the error is seen, by a thread
+    /// that waits for results of this pool or by the pool's own, while the pool works on; that thread blocks until it
+    /// is written. If it cannot be written, a message on standard error says so once.
     ///
     /// Not recorded are
     ///

@@ -55,8 +55,8 @@ impl<'pool, M> CallOptions<'pool, M> {
     ///
     /// At the limit the pool kills the worker (SIGKILL, so a busy or stopped worker dies as well) and
     /// replaces it. The item fails with an error for which [`is_timeout`](crate::Error::is_timeout) is true, as soon
-    /// as the worker is dead. No other item is affected. A program that the task has started is not killed. Each item costs one clock read. A retry has the full
-    /// time again.
+    /// as the worker is dead. No other item is affected. A program that the task has started is not killed. Each item
+    /// costs one clock read. A retry has the full time again.
     ///
     /// Time during which the whole program is stopped (Ctrl-Z) does not count, if it exceeds 750 ms. The item
     /// may then exceed its limit by up to half a second. The same holds of all other limits of a pool.
