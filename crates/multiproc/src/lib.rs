@@ -47,9 +47,10 @@
 //!   When the last sender is dropped or killed, the receivers meet the end of the stream. No sentinel is
 //!   needed.
 //! - **No call waits for a dead process.** Whichever process is killed, at whichever instruction, the calls
-//!   of all others return a value or an error.
-//! - **One death, one error.** A worker's death fails the one task that it was running; the pool replaces it
-//!   and goes on.
+//!   of all others return a value or an error. (A barrier, an event or a condition variable cannot know which
+//!   process was to arrive, set or notify. If that one may die first, use `wait_timeout`.)
+//! - **One death, one error.** A worker's death fails the one task that it was running (in a `map_reduce`, the
+//!   group of items that it was merging); the pool replaces it and goes on.
 //! - **A task runs at most once**, unless the caller asks for [retries](pool::CallOptions::retries).
 //! - **A child never outlives its parent**, however the parent ends.
 //! - **Ctrl-C is for the program's first process**, which dies with its children, or handles the signal and
@@ -72,7 +73,7 @@
 //! | `wait_timeout` of a condition variable | its guard, and `true` |
 //! | [`wait_any_timeout`] | no index |
 //! | `recv_timeout`, `send_timeout`, `iter_timeout`, `call_timeout`, `lock_timeout` and others of locks and permits, `wait_timeout` of a barrier, `join_timeout` of a joinable queue | an error for which [`Error::is_timeout`] is true |
-//! | `submit_timeout` of a pool or a server | an error for which [`Error::is_full`] is true |
+//! | `submit_timeout` of a pool or a server; `send_timeout` of an unbounded queue, which does not wait | an error for which [`Error::is_full`] is true |
 //! | `try_recv` | an error for which [`Error::is_empty`] is true |
 //! | `try_send`, `try_submit` | an error for which [`Error::is_full`] is true |
 //! | `try_lock`, `try_read`, `try_write`, `try_acquire` | an error for which [`Error::is_timeout`] is true |

@@ -25,7 +25,8 @@
 //! ```
 //!
 //! [`unbounded`] makes a queue that can be filled before anything reads from it; [`joinable`] one whose items are
-//! acknowledged, so that a sender can wait until all is done. The rest of this page is about the other two.
+//! acknowledged, so that a sender can wait until all is done. The rest of this page is about `bounded` and
+//! `unbounded` queues.
 //!
 //! Each item goes to exactly one receiver, and the items of one sender arrive in its order. A process killed
 //! at any instruction leaves an item in the queue whole or not at all; an item that a killed receiver had not
@@ -38,10 +39,10 @@
 //! [`Fd`](crate::Fd), an end of a queue or pipe. It is closed if the item is never received. An end of the
 //! queue that lies in that queue itself keeps it open until it is received.
 //!
-//! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
-//! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
-//! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
-//! reads.
+//! Items of a bounded queue travel through 4 MiB of shared memory; a queue that is usually empty uses half of it.
+//! An item larger than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous
+//! memory of its own, so a large item does not block its sender: a child may send 20 MB and exit before any
+//! receiver reads.
 
 mod delivery;
 mod joinable_ends;
