@@ -6,14 +6,15 @@ use std::fs;
 use std::path::Path;
 use std::process::id;
 use std::thread;
+use std::time::Instant;
 
 use multiproc::pool::{PoolBuilder, State};
-use multiproc::queue::{self, Sender};
+use multiproc::queue::{self, Receiver, Sender};
 use multiproc::{ErrorKind, Pool, Process, StartMethod, TaskError, pipe};
 use nix::sys::signal::Signal;
 
 use super::{HOUR, SHORT};
-use crate::support::{Latch, Outcome, alone, block, eventually, send_signal, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, alone, block, eventually, send_signal, trials};
 
 trials![
     it_is_made_once_and_every_worker_has_a_copy,
@@ -29,6 +30,7 @@ trials![
     a_function_whose_process_is_killed_is_an_error,
     it_is_made_again_when_its_process_was_killed,
     the_process_ends_with_the_pool,
+    a_pool_ends_in_time_while_its_state_is_made_again,
     stop_fork_server_ends_it_and_the_pool_goes_on,
     inline_the_caller_makes_it,
 ];
@@ -219,6 +221,30 @@ fn it_is_made_again_when_its_process_was_killed() -> Outcome {
     }
     drop(latch);
     running.get()?; // a worker outlives the process that it was forked from
+    Ok(())
+}
+
+fn a_pool_ends_in_time_while_its_state_is_made_again() -> Outcome {
+    /// Takes an hour, unless it takes the token.
+    fn make(token: Receiver<()>, begun: Sender<u32>) -> Made {
+        if token.try_recv().is_err() {
+            let _ = begun.send(id());
+            thread::sleep(HOUR);
+        }
+        Made::new(7)
+    }
+    let ((give, token), (begin, begun)) = (queue::bounded(1)?, queue::bounded(10)?);
+    give.send(())?;
+    let pool = forking().workers(1).shutdown_timeout(SHORT).preload(make, (token, begin)).build()?;
+    let first = maker(&pool)?;
+    send_signal(first, Signal::SIGKILL);
+    eventually("it is dead", || !Path::new(&format!("/proc/{first}")).exists());
+    send_signal(pool.worker_pids()[0], Signal::SIGKILL);
+    let second = begun.recv()?;
+    let start = Instant::now();
+    drop(pool);
+    assert!(start.elapsed() < TEST_TIMEOUT / 2, "{:?}", start.elapsed());
+    eventually("the second has ended", || !Path::new(&format!("/proc/{second}")).exists());
     Ok(())
 }
 

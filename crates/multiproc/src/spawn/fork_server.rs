@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use crate::error::{Cause, Error, Result};
 use crate::ipc::packet::{Message, Sent};
 use crate::spawn::prefork::{PreforkQueue, TakeOutcome};
-use crate::spawn::supervisor::{self, lock};
+use crate::spawn::supervisor::{self, Child, lock};
 use crate::spawn::zygote::Priority;
 use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
 use crate::sys::environment::EnvChanges;
@@ -271,16 +271,18 @@ impl ForkServer {
     }
 
     /// One whose zygote has this environment, and has run these functions. Blocks until then, for
-    /// `preload_timeout` at most.
+    /// `preload_timeout` at most. Calls `on_begin` with the zygote before.
     pub(super) fn preload(
         environment: EnvChanges,
         preload: &[Initializer],
         timeout: Duration,
         preload_timeout: Duration,
+        on_begin: impl FnOnce(&Arc<Child>),
     ) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
         let inherited = privileges();
         let zygote = Zygote::exec(environment, preload, Deadline::limit(timeout))?;
+        on_begin(zygote.process());
         zygote.wait_until_preloaded(preload_timeout)?;
         let inherited = Some(inherited).filter(|before| privileges() == *before);
         Ok(Self { zygote, queue: PreforkQueue::without_idle(reap_dead), inherited })

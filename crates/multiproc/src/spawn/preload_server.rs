@@ -1,12 +1,12 @@
 //! The fork server of one pool: its zygote has run functions whose results all children begin with.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::error::{Cause, Error, Result};
 use crate::ipc::packet::Message;
 use crate::spawn::fork_server::{ForkServer, start_with};
-use crate::spawn::supervisor::lock;
+use crate::spawn::supervisor::{Child, lock};
 use crate::spawn::zygote::handle::ForkedChild;
 use crate::sys::environment::EnvChanges;
 use crate::sys::fork_detect::OriginalProcess;
@@ -20,15 +20,24 @@ pub(crate) struct PreloadServer {
     /// How long the functions may take.
     preload_timeout: Duration,
     server: Mutex<Option<ForkServer>>,
+    making: Mutex<Making>,
     /// A forked copy of this process must not end the zygote.
     original: OriginalProcess,
+}
+
+/// The zygote that runs the functions. It can be ended without the lock of the server, which is taken until it has run
+/// them.
+#[derive(Default)]
+struct Making {
+    zygote: Option<Arc<Child>>,
+    is_stopped: bool,
 }
 
 impl PreloadServer {
     /// Makes no zygote yet.
     pub(crate) fn new(environment: EnvChanges, preload: Vec<Initializer>, preload_timeout: Duration) -> Self {
         let (server, original) = (Mutex::new(None), OriginalProcess::current());
-        Self { environment, preload, preload_timeout, server, original }
+        Self { environment, preload, preload_timeout, server, making: Mutex::default(), original }
     }
 
     /// Forks a child and sends it the bootstrap message. If there is no zygote, it has died, or this process has
@@ -50,18 +59,36 @@ impl PreloadServer {
         ForkServer::end_if_privileges_changed(slot);
         if slot.is_none() {
             let environment = self.environment.clone();
-            *slot = Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout)?);
+            let begin = |zygote: &Arc<Child>| self.set_making(Some(zygote));
+            let made = ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout, begin);
+            self.set_making(None);
+            *slot = Some(made?);
         }
         Ok(())
     }
 
-    /// Ends the zygote.
-    pub(crate) fn stop(&self) {
-        if self.original.is_current()
-            && let Some(server) = lock(&self.server).take()
+    /// Kills the zygote at once if this was stopped meanwhile.
+    fn set_making(&self, zygote: Option<&Arc<Child>>) {
+        let mut making = lock(&self.making);
+        if making.is_stopped
+            && let Some(zygote) = zygote
         {
-            server.shut_down();
+            zygote.kill();
         }
+        making.zygote = zygote.cloned();
+    }
+
+    /// Ends the zygote, also while it runs the functions. None is made any more.
+    pub(crate) fn stop(&self) {
+        if !self.original.is_current() {
+            return;
+        }
+        {
+            let mut making = lock(&self.making);
+            making.is_stopped = true;
+            making.zygote.iter().for_each(|zygote| zygote.kill());
+        }
+        lock(&self.server).take().into_iter().for_each(ForkServer::shut_down);
     }
 }
 

@@ -101,6 +101,10 @@ impl Zygote {
         }
     }
 
+    pub(crate) fn process(&self) -> &Arc<Child> {
+        &self.process
+    }
+
     /// Blocks until it has run its functions, for `timeout` at most. Otherwise it is killed.
     pub(crate) fn wait_until_preloaded(&self, timeout: Duration) -> Result<()> {
         let deadline = Deadline::limit(timeout);
