@@ -18,6 +18,7 @@ trials![
     a_child_that_does_not_reach_init_in_time_is_an_error,
     a_child_that_exits_before_init_is_an_error,
     a_child_that_finds_another_standard_input_does_not_run_main,
+    a_child_that_closes_standard_input_and_stays_is_killed,
     a_child_that_lacks_descriptors_says_so,
     a_child_that_has_no_descriptor_left_does_not_run_main,
     a_killed_parent_leaves_no_child_behind,
@@ -73,6 +74,17 @@ fn a_child_that_finds_another_standard_input_does_not_run_main() -> Outcome {
         "closed",
         "did not start: it exited with code 1 before it reached multiproc::init()",
     )
+}
+
+/// Its start socket has hung up, as that of a child that has started may have.
+fn a_child_that_closes_standard_input_and_stays_is_killed() -> Outcome {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_late_init"));
+    let lines = lines(program.arg("silent").env("MULTIPROC_START_METHOD", "spawn"));
+    let [process, pool, rest] = &lines[..] else { panic!("{lines:?}") };
+    assert!(process.contains("did not reach multiproc::init() within 0.2 s"), "{process}");
+    assert!(pool.contains("did not start"), "{pool}");
+    assert_eq!(rest, "0 children left");
+    Ok(())
 }
 
 fn a_child_that_lacks_descriptors_says_so() -> Outcome {

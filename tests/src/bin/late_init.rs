@@ -1,5 +1,6 @@
 //! A program whose children do not come up: what stands before `init` in `main` runs in them, too, and there
-//! they sleep, or exit, or leave themselves too few descriptors, or close standard input, as the first argument says.
+//! they sleep, or exit, or leave themselves too few descriptors, or close standard input, or both close it and sleep,
+//! as the first argument says.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
@@ -25,12 +26,18 @@ fn close_stdin() {
     unsafe { libc::close(0) };
 }
 
+#[allow(unsafe_code)]
 fn main() {
     let what = std::env::args().nth(1).unwrap();
     if is_started_by_itself() {
         match &what[..] {
             "exit" => exit(3),
             "closed" => close_stdin(),
+            "silent" => {
+                // SAFETY: nothing of this program uses the descriptor.
+                unsafe { libc::close(0) };
+                sleep(Duration::from_secs(100));
+            }
             "poor" => setrlimit(Resource::RLIMIT_NOFILE, 4, 4).unwrap(),
             // Nothing ties such a child to its parent yet, so it must end by itself.
             _ => sleep(Duration::from_secs(100)),
@@ -38,7 +45,8 @@ fn main() {
     }
     multiproc::init();
     watched("late_init", || {
-        let patience = Duration::from_millis(if what == "sleep" { 200 } else { 30_000 });
+        let patience =
+            Duration::from_millis(if ["sleep", "silent"].contains(&&*what) { 200 } else { 30_000 });
         // Whether it is already an error to start it depends on the start method.
         let child = Process::builder().start_timeout(patience).spawn(|| (), ());
         println!("{}", child.and_then(Process::join).unwrap_err());

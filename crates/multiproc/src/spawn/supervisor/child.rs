@@ -11,7 +11,7 @@ use super::{HUNG_UP, Supervisor, forked_copy_error, lock};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::SharedFd;
 use crate::sys::pidfd::{Exit, PidFd};
-use crate::sys::poll::{Deadline, PollFlags, ready};
+use crate::sys::poll::Deadline;
 use crate::sys::recent_exits;
 use crate::sys::running_time::RunningTime;
 use crate::sys::socket;
@@ -210,10 +210,12 @@ impl Child {
         matches!(lock(&self.state).phase, SpawnPhase::Ready)
     }
 
-    /// Whether that message was received, or is there to be received, from a child that lives.
+    /// Whether that message was received, or is there to be received, from a child that lives. One that has closed its
+    /// standard input has hung up, and does not report any more.
     pub(crate) fn has_reported(&self) -> bool {
-        let socket = self.liveness_socket.as_fd();
-        self.has_started() || ready(socket, PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
+        let is_there =
+            || socket::waiting_packet(self.liveness_socket.as_fd()).is_some_and(|packet| !packet.is_empty());
+        self.has_started() || is_there()
     }
 
     /// Its start deadline, while it lives and has not reached `init`.

@@ -61,11 +61,12 @@ pub(crate) fn start(request: SpawnRequest) -> Result<Arc<Child>> {
         };
         match received {
             Ok(reply) => return reply.take(),
-            Err(RecvTimeoutError::Timeout) if !deadline.is_over() => {}
-            Err(RecvTimeoutError::Timeout) => {
+            // The supervisor drops a request whose time is over.
+            Err(_) if deadline.is_over() => {
                 let why = "the kernel has not executed the program in time".to_owned();
                 return Err(Error::new(Cause::Start(why)));
             }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(has_ended()),
         }
     }
