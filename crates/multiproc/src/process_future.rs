@@ -16,6 +16,9 @@ use crate::process::Process;
 /// Awaits the end of a child and the result of its function. Any executor will do: a thread of this library
 /// wakes it, which does nothing else. No `poll` blocks.
 ///
+/// It waits for the end of the child, also of one whose result has come and which cannot write its output, because
+/// nothing reads the pipe; [`Process::join`] returns the result 5 s after it came.
+///
 /// Dropping it detaches the child, as dropping the [`Process`] does, unless
 /// [`kill_on_drop`](Self::kill_on_drop) was set.
 ///

@@ -84,7 +84,7 @@ fn pass_on(reader: &mut LogReader) -> bool {
     };
     let take_lost = |count| {
         let _ = catch_panic(|| {
-            log::warn!(target: "multiproc", "{count} log records of child processes were lost: the logger is too slow");
+            log::warn!(target: "multiproc", "{count} log records of child processes were lost: too large, or faster than the logger");
         });
     };
     reader.read(take, take_lost)

@@ -44,9 +44,8 @@ impl<'a> SentRecord<'a> {
             },
             Cow::Borrowed,
         );
-        if text.len() > LONGEST_TEXT {
-            let end = (0..=LONGEST_TEXT).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-            text = Cow::Owned(text[..end].to_owned() + " …");
+        if let Some(short) = shortened(&text) {
+            text = Cow::Owned(short);
         }
         let mut values = Values(Vec::new());
         let _ = record.key_values().visit(&mut values);
@@ -109,11 +108,20 @@ impl kv::Source for SentRecord<'_> {
     }
 }
 
+/// A text that is too long, cut.
+fn shortened(text: &str) -> Option<String> {
+    (text.len() > LONGEST_TEXT).then(|| {
+        let end = (0..=LONGEST_TEXT).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        text[..end].to_owned() + " …"
+    })
+}
+
 struct Values(Vec<(String, String)>);
 
 impl<'kvs> VisitSource<'kvs> for Values {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        self.0.push((key.to_string(), value.to_string()));
+        let value = value.to_string();
+        self.0.push((key.to_string(), shortened(&value).unwrap_or(value)));
         Ok(())
     }
 }

@@ -65,11 +65,13 @@ const MIN_WAIT: u64 = 1_000;
 /// The file has all events up to 0.1 s ago, and all of them when the program has exited. A killed program
 /// leaves a file that can be opened, too. At most 512 processes at a time have events.
 ///
+/// Call it in the first process of the program, after [`init`](crate::init()). In a child, and before `init`, it makes a
+/// file without the events of children.
+///
 /// Does not block, beyond opening the file.
 ///
 /// # Errors
-/// When the file cannot be written, or another program writes its trace there; in a child; before
-/// [`init`](crate::init()); and when there is a trace already.
+/// When the file cannot be written, or another program writes its trace there; and when there is a trace already.
 ///
 /// ```
 /// use multiproc::Pool;
