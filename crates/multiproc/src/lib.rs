@@ -144,10 +144,10 @@
 //! earlier one matches, or a left-out field without `default`. A field with `#[serde(skip)]` arrives as its default.
 //! To detect such types, a process once decodes and encodes made-up values of each type that it sends, so
 //! `Deserialize` should have no side effects, and should give an error for a value that it refuses: a panic there is
-//! caught, but its message is printed, and with `panic = "abort"` it ends the program. A hand-written `Serialize` and `Deserialize` must have the same parts
-//! in the same order. A value may be 128 levels deep (structs, tuples, sequences, maps, options and variants inside
-//! one another), which does not overflow a stack. Numbers, text and vectors of numbers, alone or as the only
-//! argument, are copied as they are.
+//! caught, but its message is printed, and with `panic = "abort"` it ends the program. A hand-written `Serialize` and
+//! `Deserialize` must have the same parts in the same order. A value may be 128 levels deep (structs, tuples,
+//! sequences, maps, options and variants inside one another), which does not overflow a stack. Numbers, text and
+//! vectors of numbers, alone or as the only argument, are copied as they are.
 //!
 //! The arguments of a child or task, or a message of a pipe, may hold at most 42 ends of pipes, or 63 ends of
 //! queues, or 252 [`SharedSlice`]s: the kernel passes at most 253 descriptors at once. More are an error.

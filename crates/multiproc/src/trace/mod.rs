@@ -65,8 +65,8 @@ const MIN_WAIT: u64 = 1_000;
 /// The file has all events up to 0.1 s ago, and all of them when the program has exited. A killed program
 /// leaves a file that can be opened, too. At most 512 processes at a time have events.
 ///
-/// Call it in the first process of the program, after [`init`](crate::init()). In a child, and before `init`, it makes a
-/// file without the events of children.
+/// Call it in the first process of the program, after [`init`](crate::init()). In a child, and before `init`, it
+/// makes a file without the events of children.
 ///
 /// Does not block, beyond opening the file.
 ///
