@@ -241,7 +241,7 @@ fn who_only_asks_learns_that_the_spawning_process_died() -> Outcome {
     Ok(())
 }
 
-/// The process that has spawned it is stopped, so nobody says how the server has ended.
+/// The process that has spawned it is stopped, so no process says how the server has ended.
 fn a_call_that_may_not_wait_says_nothing_untrue_of_the_end() -> Outcome {
     let (child, _latch, server) = of_another_process()?;
     let pid = server.call(Counter::pid, ())?;
@@ -263,7 +263,7 @@ fn a_call_that_may_not_wait_says_nothing_untrue_of_the_end() -> Outcome {
     Ok(())
 }
 
-/// As for who waits, there is an error after some seconds, though the process that would tell it is stopped.
+/// As for a thread that waits, there is an error after some seconds, though the process that would tell it is stopped.
 fn who_only_asks_need_not_know_why_the_end_is_not_told() -> Outcome {
     for asks_by_time in [false, true] {
         let (child, _latch, server) = of_another_process()?;

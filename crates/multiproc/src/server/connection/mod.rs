@@ -274,7 +274,7 @@ impl Connection {
         let inbox = self.lock();
         let can_be_polled = |end: &ChannelEnd| end.len() == 0 && !end.peer_hung_up();
         let channel = inbox.channel.clone().filter(|channel| can_be_polled(channel.end()));
-        // Nobody else takes the channel's lock while a thread receives.
+        // No other thread takes the channel's lock while one receives.
         if let Some(channel) = channel.as_ref().filter(|_| !inbox.is_in_use) {
             channel.update_readiness()?;
         }
