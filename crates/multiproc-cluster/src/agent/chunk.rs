@@ -164,7 +164,7 @@ async fn begin(
         return reply;
     }
     drop(place.take()); // the caller may be stopped: others run meanwhile
-    while lease.is_sure() {
+    while lease.may_be_renewed() {
         if let Ok(reply) = timeout(lease.left(), &mut answered).await {
             return reply;
         }

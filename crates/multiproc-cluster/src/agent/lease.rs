@@ -29,8 +29,8 @@ impl<'a> Lease<'a> {
         Self { agent, served, acknowledge, renewed: asked }
     }
 
-    /// Whether it may be renewed without a question: no other host has the chunk, and the word leaves now.
-    pub(super) fn is_sure(&self) -> bool {
+    /// Whether no question is needed first: no other host has the chunk, and a renewal leaves now.
+    pub(super) fn may_be_renewed(&self) -> bool {
         !is_late(self.renewed.elapsed(), self.served.lease) && self.agent.connection.is_connected()
     }
 
@@ -64,7 +64,7 @@ impl<'a> Lease<'a> {
             }
             let was_cut = epoch.has_changed().unwrap_or(true);
             epoch.mark_unchanged();
-            let reply = if was_cut || !self.is_sure() {
+            let reply = if was_cut || !self.may_be_renewed() {
                 Some(served.ask_until_answered(&agent.connection, &check).await)
             } else if is_known {
                 None
