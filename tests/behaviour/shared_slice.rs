@@ -137,9 +137,11 @@ fn a_thousand_tasks_map_it_once() -> Outcome {
         (numbers.as_ptr().addr(), holdings(&numbers), numbers.iter().sum::<u64>())
     };
     let looks = pool.map(look, (0..1000).map(|_| numbers.clone()))?;
-    let (address, held, total) = looks[0];
-    assert_eq!((held.mappings, held.descriptors, total), (1, 1, sum(numbers)));
-    assert!(looks.iter().all(|look| *look == (address, held, total)));
+    let (first, total) = (looks[0].0, sum(numbers));
+    for (address, held, seen) in looks {
+        assert_eq!((address, held.mappings, seen), (first, 1, total));
+        assert!(held.descriptors <= 2, "one of the mapping, and one that items name: {held:?}");
+    }
     Ok(())
 }
 

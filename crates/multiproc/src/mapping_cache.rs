@@ -64,7 +64,7 @@ impl MappingCache {
             memory
         } else {
             let sealed = ImmutableMemory::open(fd.as_fd(), length)?;
-            self.insert(identity, Memory { fd, sealed })
+            self.insert(identity, Memory { fd: fd.into_memory(length)?, sealed })
         };
         self.keep(&memory);
         Ok(memory)

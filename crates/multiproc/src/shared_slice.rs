@@ -171,7 +171,11 @@ impl<T: Pod> SharedSlice<T> {
 
     pub(crate) fn from_sealed((sealed, fd): (ImmutableMemory, OwnedFd)) -> Result<Self> {
         let (identity, _) = identify(fd.as_fd())?;
-        let memory = MappingCache::lock().insert(identity, Memory { fd: fd.into(), sealed });
+        let fd = match NonZeroUsize::new(sealed.bytes().len()) {
+            Some(size) => SharedFd::of_memory(fd, size),
+            None => fd.into(),
+        };
+        let memory = MappingCache::lock().insert(identity, Memory { fd, sealed });
         Ok(Self { memory: Some(memory), element: PhantomData })
     }
 

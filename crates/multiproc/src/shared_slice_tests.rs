@@ -13,7 +13,7 @@ fn transfer<T: Pod>(value: &impl crate::ipc::wire::Transferable) -> Result<Share
     let mut bytes = Vec::new();
     let fds = encode_with_descriptors(value, &mut bytes, "it")?;
     let copies = fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap());
-    decode(&bytes, copies.collect(), "it")
+    decode(&bytes, copies.collect::<Vec<_>>(), "it")
 }
 
 pub(crate) fn sealed(size: usize) -> (SharedFd, NonZeroUsize) {

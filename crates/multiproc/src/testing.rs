@@ -79,5 +79,5 @@ pub(crate) fn decode_changed<T: DeserializeOwned>(
     for (place, byte) in changes {
         *place.get_mut(&mut bytes) = *byte;
     }
-    decode(&bytes, fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap()).collect(), "it")
+    decode(&bytes, fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap()).collect::<Vec<_>>(), "it")
 }

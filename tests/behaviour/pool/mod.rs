@@ -14,6 +14,7 @@ mod imap;
 mod lifetime;
 mod map;
 mod map_reduce;
+mod memories;
 mod memory_limit;
 mod order;
 mod preload;
@@ -53,6 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         broadcast::trials(),
         cancellation::trials(),
         grace::trials(),
+        memories::trials(),
         memory_limit::trials(),
         retries::trials(),
         backoff::trials(),

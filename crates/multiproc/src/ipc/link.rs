@@ -26,7 +26,7 @@ pub(crate) fn decode<'a, T: DeserializeOwned>(
     match bytes.split_first() {
         Some((0, rest)) => Ok((None, rest)),
         Some((_, link)) => {
-            let memory = descriptors.pop().into_iter().collect();
+            let memory: Vec<_> = descriptors.pop().into_iter().collect();
             let (link, rest) = wire::decode_internal_front(link, memory, WHAT)?;
             Ok((Some(link), rest))
         }

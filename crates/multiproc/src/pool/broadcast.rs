@@ -13,6 +13,7 @@ use super::reorder::{ReorderBuffer, ResultOrder};
 use super::{Pool, PoolFn};
 use crate::error::Result;
 use crate::ipc::packet::Message;
+use crate::ipc::wire::Memories;
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 
@@ -62,7 +63,8 @@ impl<M> Pool<M> {
         let (bytes, descriptors) = (initializer.args.clone(), initializer.descriptors.clone());
         let chunk_for_worker = |first| {
             let body = Body::OutOfLine(Message::new(bytes.clone(), descriptors.clone())?);
-            Ok(Chunk { call: Arc::clone(&call), first, count: 1, deaths: Vec::new(), sort_key: 0, body })
+            let (call, deaths, memories) = (Arc::clone(&call), Vec::new(), Memories::NONE);
+            Ok(Chunk { call, first, count: 1, deaths, sort_key: 0, memories, body })
         };
         let count = self.dispatcher.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)

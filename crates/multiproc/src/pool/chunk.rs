@@ -7,7 +7,7 @@ use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, as_u32, begin_frame, end_frame};
 use crate::ipc::packet::{MAX_INLINE, Message};
-use crate::ipc::wire::{self, SharedFd, Transferable};
+use crate::ipc::wire::{self, Memories, MemoryList, SharedFd, Transferable};
 use crate::pool::worker_rings::VALUE;
 
 /// Consecutive items of one call.
@@ -20,6 +20,8 @@ pub(crate) struct Chunk {
     pub(crate) deaths: Vec<Error>,
     /// Its [sort key](Call::sort_key), once it is submitted.
     pub(crate) sort_key: i64,
+    /// What its items name.
+    pub(crate) memories: Memories,
     pub(crate) body: Body,
 }
 
@@ -88,6 +90,7 @@ pub(crate) struct ChunkBuilder {
     count: u32,
     /// The size in bytes of each item, if all are values for arrays, else 0. `frames` then holds only values.
     size: u32,
+    memories: MemoryList,
     /// The last item, if it is out of line.
     out_of_line: Option<Message>,
 }
@@ -104,7 +107,8 @@ pub(crate) enum Filled {
 impl ChunkBuilder {
     /// With a capacity of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, size: 0, out_of_line: None }
+        let (frames, memories) = (Vec::with_capacity(bytes), MemoryList::default());
+        Self { frames, end: 0, count: 0, size: 0, memories, out_of_line: None }
     }
 
     /// The bytes so far.
@@ -179,13 +183,18 @@ impl ChunkBuilder {
                 self.out_of_line = Some(Message::large(bytes)?);
                 Ok(())
             }
-            None => self.add_encoded(|out| wire::encode_with_descriptors(item, out, "the arguments")),
+            None => {
+                self.add_encoded(|out, memories| wire::encode_naming(item, out, memories, "the arguments"))
+            }
         }
     }
 
-    fn add_encoded(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>) -> Result<()> {
+    fn add_encoded(
+        &mut self,
+        encode: impl FnOnce(&mut Vec<u8>, &mut MemoryList) -> Result<Vec<SharedFd>>,
+    ) -> Result<()> {
         let start = begin_frame(&mut self.frames);
-        match encode(&mut self.frames) {
+        match encode(&mut self.frames, &mut self.memories) {
             Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= MAX_INLINE => {
                 end_frame(&mut self.frames, start, VALUE);
                 self.end = self.frames.len();
@@ -214,12 +223,14 @@ impl ChunkBuilder {
         if self.size == 0 {
             self.frames.truncate(self.end);
         }
-        let chunk = |first, count, body| Chunk {
+        let memories = Memories::from(self.memories);
+        let chunk = move |first, count, body| Chunk {
             call: Arc::clone(call),
             first,
             count,
             deaths: Vec::new(),
             sort_key: 0,
+            memories: memories.clone(),
             body,
         };
         let body = match self.size {

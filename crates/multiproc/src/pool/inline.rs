@@ -12,7 +12,7 @@ use super::item_loop::ItemLoop;
 use super::state::{self, PoolKey};
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, begin_frame, end_frame};
-use crate::ipc::wire::{self, SharedFd};
+use crate::ipc::wire::{self, Arrived, SharedFd};
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::spawn::inline;
 use crate::sys::process::own_pid;
@@ -76,10 +76,11 @@ impl InlineWorkers {
 }
 
 fn run_chunk(chunk: Chunk) {
-    let Chunk { call, first, body, .. } = chunk;
+    let Chunk { call, first, memories, body, .. } = chunk;
     let task = call.header.task.find::<ItemLoop>();
     let run = |args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>| {
-        inline::run(|| task.clone()?.once.run(args, descriptors, out))?
+        let arrived = Arrived::new(descriptors, memories.clone());
+        inline::run(|| task.clone()?.once.run(args, arrived, out))?
             .into_iter()
             .map(SharedFd::into_descriptor)
             .collect::<Result<Vec<_>>>()

@@ -63,7 +63,8 @@ fn run_next<F: RemoteFn<Args>, Args: DeserializeOwned>(
         }
     }
     let run = catch_panic(|| {
-        let args = rings.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+        let memories = rings.memories();
+        let args = rings.read(|item| wire::decode::<Args>(item, memories, "the arguments"))?;
         failpoint::hit(Failpoint::ItemDecoded);
         let result = function.call(args);
         failpoint::hit(Failpoint::ItemRan);

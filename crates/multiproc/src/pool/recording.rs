@@ -68,6 +68,8 @@ struct FailedItem {
 pub(crate) enum ItemArguments {
     Inline(Vec<u8>),
     OutOfLine(Message),
+    /// They hold descriptors, which cannot be kept.
+    HoldDescriptors,
 }
 
 impl Recording {
@@ -151,9 +153,7 @@ impl Recording {
     fn arguments(&self, arguments: ItemArguments, setup_length: usize) -> Arguments {
         match arguments {
             ItemArguments::Inline(bytes) => self.recorder.arguments(setup_length + bytes.len(), || Ok(bytes)),
-            ItemArguments::OutOfLine(message) if message.had_descriptors() => {
-                Err(HOLD_DESCRIPTORS.to_owned())
-            }
+            ItemArguments::HoldDescriptors => Err(HOLD_DESCRIPTORS.to_owned()),
             ItemArguments::OutOfLine(message) => {
                 let length = setup_length + message.length();
                 self.recorder.arguments(length, || message.into_parts().map(|(bytes, _)| bytes))

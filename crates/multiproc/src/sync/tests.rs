@@ -22,7 +22,7 @@ fn transfer<T: serde::de::DeserializeOwned>(value: &impl Transferable) -> Result
     let mut bytes = Vec::new();
     let fds = encode_with_descriptors(value, &mut bytes, "it")?;
     let copies = fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap());
-    decode(&bytes, copies.collect(), "it")
+    decode(&bytes, copies.collect::<Vec<_>>(), "it")
 }
 
 #[test]

@@ -65,6 +65,8 @@ points! {
     /// The worker has claimed an item, and not read it.
     ItemBegun = "worker:item-begun",
     ItemReceived = "worker:item-received",
+    /// The worker has received a memory, and not begun an item that names it.
+    MemoryReceived = "worker:memory-received",
     ItemDecoded = "worker:item-decoded",
     ItemRan = "worker:item-ran",
     ResultEncoded = "worker:result-encoded",
@@ -81,6 +83,8 @@ points! {
     WorkerSleeps = "worker:sleeps",
     ShutdownRequested = "worker:shutdown-requested",
     /// The pool has written items, and not submitted them.
+    /// The pool has sent a worker a memory, and no item that names it.
+    MemorySent = "pool:memory-sent",
     ItemsWritten = "pool:items-written",
     /// The pool has submitted items, and not woken the worker.
     ItemsSubmitted = "pool:items-submitted",

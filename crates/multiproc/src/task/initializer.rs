@@ -19,7 +19,7 @@ impl_serde!(struct Initializer { task, args, descriptors, makes_state });
 impl Initializer {
     pub(crate) fn run(self) -> Result<()> {
         let descriptors =
-            self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
+            self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<Vec<_>>>()?;
         let mut outcome = Vec::new();
         self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut outcome)?;
         wire::decode::<Result<()>>(&outcome, Vec::new(), "an initializer's outcome")?

@@ -5,7 +5,6 @@ pub(crate) mod method;
 
 use std::any::type_name;
 use std::hash::{DefaultHasher, Hasher};
-use std::os::fd::OwnedFd;
 
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
@@ -13,7 +12,7 @@ use serde_core::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::panic::catch_panic;
-use crate::ipc::wire::{self, SharedFd};
+use crate::ipc::wire::{self, Arrived, SharedFd};
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 
@@ -196,14 +195,14 @@ pub(crate) trait Runner<F, Args>: Copy + 'static {
     const ENTRY: &'static Entry<Self>;
 }
 
-/// Runs a function once, with encoded arguments and their descriptors; appends the encoded result.
+/// Runs a function once, with encoded arguments and what arrived beside them; appends the encoded result.
 #[derive(Clone, Copy)]
 pub(crate) struct RunOnce {
     run: RunEncoded,
     name: fn() -> &'static str,
 }
 
-type RunEncoded = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<Vec<SharedFd>>;
+type RunEncoded = fn(&[u8], Arrived, &mut Vec<u8>) -> Result<Vec<SharedFd>>;
 
 impl<F: RemoteFn<Args>, Args: DeserializeOwned> Runner<F, Args> for RunOnce {
     const ENTRY: &'static Entry<Self> =
@@ -225,11 +224,11 @@ impl RunOnce {
     pub(crate) fn run(
         self,
         args: &[u8],
-        descriptors: Vec<OwnedFd>,
+        arrived: impl Into<Arrived>,
         out: &mut Vec<u8>,
     ) -> Result<Vec<SharedFd>> {
         let before = out.len();
-        let result = catch_panic(|| (self.run)(args, descriptors, out)).and_then(|result| result);
+        let result = catch_panic(|| (self.run)(args, arrived.into(), out)).and_then(|result| result);
         if result.is_err() {
             out.truncate(before);
         }
@@ -239,10 +238,10 @@ impl RunOnce {
 
 fn run_internal<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
-    descriptors: Vec<OwnedFd>,
+    arrived: Arrived,
     out: &mut Vec<u8>,
 ) -> Result<Vec<SharedFd>> {
-    let args: Args = wire::decode_internal(args, descriptors, "the arguments")?;
+    let args: Args = wire::decode_internal(args, arrived, "the arguments")?;
     failpoint::hit(Failpoint::TaskDecoded);
     let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
@@ -251,10 +250,10 @@ fn run_internal<F: RemoteFn<Args>, Args: DeserializeOwned>(
 
 fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
-    descriptors: Vec<OwnedFd>,
+    arrived: Arrived,
     out: &mut Vec<u8>,
 ) -> Result<Vec<SharedFd>> {
-    let args: Args = wire::decode(args, descriptors, "the arguments")?;
+    let args: Args = wire::decode(args, arrived, "the arguments")?;
     failpoint::hit(Failpoint::TaskDecoded);
     let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);

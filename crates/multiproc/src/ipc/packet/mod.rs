@@ -153,6 +153,16 @@ impl PacketSocket {
         })
     }
 
+    /// The prefix of the next packet, which stays.
+    pub(crate) fn next_prefix(&self) -> Option<Vec<u8>> {
+        socket::waiting_packet(self.as_fd()).map(|packet| prefix(&packet).to_vec())
+    }
+
+    /// Discards the next packet, if there is one.
+    pub(crate) fn discard(&self) {
+        socket::discard(self.as_fd());
+    }
+
     fn receive_with(
         &self,
         on_shortage: OnShortage,

@@ -10,7 +10,8 @@ use serde_core::de::{DeserializeOwned, Error as _};
 use serde_core::ser::Error as _;
 use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::descriptors::{self, Attachment, SharedFd};
+use super::descriptors::{self, Attachment};
+use super::shared_fd::SharedFd;
 use crate::codec;
 
 pub(crate) use super::descriptors::Kind;

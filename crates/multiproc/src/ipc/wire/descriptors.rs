@@ -5,18 +5,14 @@ use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
 
-use crate::error::{Error, Result};
+use super::memories::{Arrived, Memories, MemoryList, is_memory};
+use super::shared_fd::SharedFd;
+use crate::error::Result;
 use crate::impl_serde::impl_serde;
-
-/// A descriptor inside a value, closed by its last clone. It can be encoded where the transport carries
-/// descriptors.
-#[derive(Clone, Debug)]
-pub(crate) struct SharedFd(Arc<OwnedFd>);
 
 /// What an attachment encodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +66,14 @@ pub(super) struct Outgoing {
     /// Whether the value is only [tried](attempt), so that this goes to the incoming side's [`Trial`].
     is_trial: bool,
     beside: Option<Box<Beside<SharedFd, Attachment>>>,
+    memories: Option<Box<NamedMemories>>,
+}
+
+/// The memories that values of a transport name.
+struct NamedMemories {
+    list: MemoryList,
+    /// How many the list had before the value that is being encoded.
+    before: usize,
 }
 
 /// What has arrived beside the value that is being decoded.
@@ -78,6 +82,7 @@ pub(super) struct Incoming {
     /// Whether only the library's own types are being decoded.
     is_internal: bool,
     beside: Option<Box<Beside<Option<OwnedFd>, Option<Attachment>>>>,
+    memories: Memories,
     /// If present, the value is only [tried](attempt).
     trial: Option<Box<Trial>>,
 }
@@ -103,11 +108,13 @@ pub(super) struct Beside<D, A> {
 thread_local! {
     static OUTGOING: List<Outgoing> = const {
         RefCell::new(ManuallyDrop::new(
-            Outgoing { is_carried: false, is_internal: false, is_trial: false, beside: None }
+            Outgoing { is_carried: false, is_internal: false, is_trial: false, beside: None, memories: None }
         ))
     };
     static INCOMING: List<Incoming> = const {
-        RefCell::new(ManuallyDrop::new(Incoming { is_internal: false, beside: None, trial: None }))
+        RefCell::new(ManuallyDrop::new(
+            Incoming { is_internal: false, beside: None, memories: Memories::NONE, trial: None }
+        ))
     };
 }
 
@@ -135,10 +142,27 @@ pub(super) fn collect(
     })
 }
 
+/// As [`collect`], for a value of a chunk, which names memories of the chunk's list. The list stays as it is if
+/// encoding fails.
+pub(super) fn collect_naming(
+    memories: &mut MemoryList,
+    encode: impl FnOnce() -> Result<()>,
+) -> Result<Beside<SharedFd, Attachment>> {
+    OUTGOING.with(|list| {
+        let named = Box::new(NamedMemories { list: memories.clone(), before: memories.len() });
+        let inner = Outgoing { is_carried: true, memories: Some(named), ..Outgoing::default() };
+        let scope = FdScope::begin(list, inner);
+        encode()?;
+        let outgoing = scope.end();
+        *memories = outgoing.memories.map(|named| named.list).unwrap_or_default();
+        Ok(outgoing.beside.map(|beside| *beside).unwrap_or_default())
+    })
+}
+
 /// Calls `decode`, whose values take from these what they had beside them.
 pub(super) fn provide<R>(
     is_internal: bool,
-    descriptors: Vec<OwnedFd>,
+    Arrived { descriptors, memories }: Arrived,
     attachments: Vec<Attachment>,
     decode: impl FnOnce() -> R,
 ) -> R {
@@ -147,14 +171,14 @@ pub(super) fn provide<R>(
         Box::new(Beside { descriptors, attachments: attachments.into_iter().map(Some).collect() })
     });
     INCOMING.with(|list| {
-        let _scope = FdScope::begin(list, Incoming { is_internal, beside, trial: None });
+        let _scope = FdScope::begin(list, Incoming { is_internal, beside, memories, trial: None });
         decode()
     })
 }
 
 /// Calls `f` with empty lists, for a value other than the one that is being encoded or decoded.
 pub(super) fn isolate<R>(f: impl FnOnce() -> R) -> R {
-    provide(false, Vec::new(), Vec::new(), || {
+    provide(false, Arrived::default(), Vec::new(), || {
         OUTGOING.with(|list| {
             let _scope = FdScope::begin(list, Outgoing { is_carried: true, ..Outgoing::default() });
             f()
@@ -185,7 +209,12 @@ fn with_trial<R>(f: impl FnOnce(&mut Trial) -> R) -> Option<R> {
 
 /// Forgets what a value has beside it: its encoding has failed.
 pub(super) fn clear_outgoing() {
-    OUTGOING.with_borrow_mut(|outgoing| outgoing.beside = None);
+    OUTGOING.with_borrow_mut(|outgoing| {
+        outgoing.beside = None;
+        if let Some(NamedMemories { list, before }) = outgoing.memories.as_deref_mut() {
+            list.truncate(*before);
+        }
+    });
 }
 
 /// Whether the value that is being encoded has something beside it.
@@ -257,7 +286,10 @@ pub(super) fn push_descriptor(fd: &SharedFd) -> Option<u32> {
             key
         });
     }
-    OUTGOING.with_borrow_mut(|outgoing| push(&mut outgoing.beside()?.descriptors, fd.clone()))
+    OUTGOING.with_borrow_mut(|outgoing| {
+        let named = outgoing.memories.as_mut().and_then(|named| named.list.index_of(fd));
+        named.or_else(|| push(&mut outgoing.beside()?.descriptors, fd.clone()))
+    })
 }
 
 /// Takes a descriptor of the value that is being decoded.
@@ -265,6 +297,9 @@ pub(super) fn take_descriptor(index: u32) -> Option<SharedFd> {
     INCOMING.with_borrow_mut(|incoming| {
         if let Some(trial) = &mut incoming.trial {
             return take(&mut trial.descriptors, index, |_| true);
+        }
+        if is_memory(index) {
+            return incoming.memories.get(index);
         }
         let index = usize::try_from(index).ok()?;
         incoming.beside.as_mut()?.descriptors.get_mut(index)?.take().map(SharedFd::from)
@@ -344,30 +379,4 @@ impl<T: Default> Drop for FdScope<'_, T> {
 
 fn exchange<T>(list: &List<T>, other: T) -> T {
     ManuallyDrop::into_inner(list.replace(ManuallyDrop::new(other)))
-}
-
-impl SharedFd {
-    /// The descriptor, if there is no other clone.
-    pub(crate) fn try_into_inner(self) -> Option<OwnedFd> {
-        Arc::into_inner(self.0)
-    }
-
-    /// The descriptor, or a duplicate if there are other clones.
-    pub(crate) fn into_descriptor(self) -> Result<OwnedFd> {
-        Arc::try_unwrap(self.0)
-            .or_else(|shared| shared.try_clone())
-            .map_err(|error| Error::io("copy a descriptor", &error))
-    }
-}
-
-impl From<OwnedFd> for SharedFd {
-    fn from(fd: OwnedFd) -> Self {
-        Self(Arc::new(fd))
-    }
-}
-
-impl AsFd for SharedFd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }

@@ -9,7 +9,7 @@ use serde_core::de::Error as _;
 use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::attachment::{self, Kind};
-use super::descriptors::SharedFd;
+use super::shared_fd::SharedFd;
 use crate::error::Result;
 use crate::ipc::ring::Memory;
 use crate::sys::atomic::Relaxed;
@@ -27,7 +27,7 @@ impl SharedMemory {
     /// Zeroed memory of a fixed size in bytes.
     pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
         let (mapping, memory) = SharedMapping::create(size)?;
-        Ok(Self { memory: memory.into(), mapping: Arc::new(mapping) })
+        Ok(Self { memory: SharedFd::of_memory(memory, size), mapping: Arc::new(mapping) })
     }
 
     /// Allocates all of it, so that a lack of memory is an error here and not a signal at a later access.
@@ -92,7 +92,7 @@ impl Serialize for SharedMemory {
 impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (memory, size): (SharedFd, NonZeroUsize) = attachment::deserialize(Kind::Memory, deserializer)?;
-        let mapping = SharedMapping::open(memory.as_fd(), size).map_err(D::Error::custom)?;
-        Ok(Self { memory, mapping: Arc::new(mapping) })
+        let mapping = memory.map_once(size).map_err(D::Error::custom)?;
+        Ok(Self { memory: memory.into_memory(size).map_err(D::Error::custom)?, mapping })
     }
 }

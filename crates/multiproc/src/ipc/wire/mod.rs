@@ -6,23 +6,26 @@
 
 pub(crate) mod attachment;
 mod descriptors;
+mod memories;
 mod memory;
+mod shared_fd;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
+use self::descriptors::{Attachment, Beside};
 use crate::codec;
 use crate::codec::raw;
 use crate::codec::{EncodingChoice, ErasedValue};
 use crate::error::{Cause, Error, Result};
 
-pub(crate) use self::descriptors::SharedFd;
+pub(crate) use self::memories::{Arrived, MAX_MEMORIES, MAX_MEMORY_BYTES, Memories, MemoryList};
 pub(crate) use self::memory::SharedMemory;
+pub(crate) use self::shared_fd::{MemoryId, SharedFd};
 
 /// The first byte of a value that is not raw.
 const COMPACT: u8 = 0;
@@ -87,6 +90,29 @@ pub(crate) fn encode_with_descriptors<T: Transferable>(
     }
     let start = out.len();
     let beside = descriptors::collect(false, || or_undo(out, what, |out| encode_marked(value, out, true)))?;
+    put_in_front(beside, out, start, what)
+}
+
+/// As [`encode_with_descriptors`], for a value of a chunk. Memory that has travelled before goes into the chunk's
+/// list, and the value names it there.
+pub(crate) fn encode_naming<T: Transferable>(
+    value: &T,
+    out: &mut Vec<u8>,
+    memories: &mut MemoryList,
+    what: &str,
+) -> Result<Vec<SharedFd>> {
+    let start = out.len();
+    let encode = || or_undo(out, what, |out| encode_marked(value, out, true));
+    put_in_front(descriptors::collect_naming(memories, encode)?, out, start, what)
+}
+
+/// Puts the attachments in front of the value, which begins at `start`; returns the descriptors.
+fn put_in_front(
+    beside: Beside<SharedFd, Attachment>,
+    out: &mut Vec<u8>,
+    start: usize,
+    what: &str,
+) -> Result<Vec<SharedFd>> {
     if !beside.attachments.is_empty() {
         let mut front = vec![ATTACHED];
         encode_internal(&beside.attachments, &mut front, what)?;
@@ -110,27 +136,31 @@ pub(crate) fn encode_internal_with_descriptors<T: Serialize>(
     Ok(descriptors::collect(true, || encode_internal(value, out, what))?.descriptors)
 }
 
-/// Decodes a value that takes up all of `bytes`, with the descriptors that arrived beside them.
+/// Decodes a value that takes up all of `bytes`, with what arrived beside them.
 #[inline]
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
+pub(crate) fn decode<T: DeserializeOwned>(
+    bytes: &[u8],
+    arrived: impl Into<Arrived>,
+    what: &str,
+) -> Result<T> {
     if let Some(value) = raw::from_bytes(bytes) {
         return value.map_err(|error| Error::decode(what, error));
     }
-    whole(decode_front(bytes, descriptors, what)?, what)
+    whole(decode_front(bytes, arrived, what)?, what)
 }
 
 /// Decodes a value at the front of `bytes`, and returns the bytes after it, too. A raw value has no end of
 /// its own, so it is an error.
 pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     bytes: &'a [u8],
-    descriptors: Vec<OwnedFd>,
+    arrived: impl Into<Arrived>,
     what: &str,
 ) -> Result<(T, &'a [u8])> {
     if raw::is_raw::<T>() {
         return Err(Error::decode(what, "no bytes may follow a raw value"));
     }
     let decode = |bytes, attachments| {
-        descriptors::provide(false, descriptors, attachments, || decode_marked(bytes))
+        descriptors::provide(false, arrived.into(), attachments, || decode_marked(bytes))
             .map_err(|error| Error::decode(what, error))
     };
     match bytes.split_first() {
@@ -145,19 +175,19 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
 /// As [`decode`], for a value of [`encode_internal`].
 pub(crate) fn decode_internal<T: DeserializeOwned>(
     bytes: &[u8],
-    descriptors: Vec<OwnedFd>,
+    arrived: impl Into<Arrived>,
     what: &str,
 ) -> Result<T> {
-    whole(decode_internal_front(bytes, descriptors, what)?, what)
+    whole(decode_internal_front(bytes, arrived, what)?, what)
 }
 
 /// As [`decode_front`], for a value of [`encode_internal`].
 pub(crate) fn decode_internal_front<'a, T: DeserializeOwned>(
     bytes: &'a [u8],
-    descriptors: Vec<OwnedFd>,
+    arrived: impl Into<Arrived>,
     what: &str,
 ) -> Result<(T, &'a [u8])> {
-    descriptors::provide(true, descriptors, Vec::new(), || codec::decode(bytes))
+    descriptors::provide(true, arrived.into(), Vec::new(), || codec::decode(bytes))
         .map_err(|error| Error::decode(what, error))
 }
 

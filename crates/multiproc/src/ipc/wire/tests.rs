@@ -1,5 +1,8 @@
 //! Values and descriptors arrive as they are, or as an error.
 
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -8,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::descriptors::has_incoming;
 use super::*;
+use crate::sys::atomic::Relaxed;
 use crate::testing::{any_bytes, cases, descriptors};
 
 proptest! {
@@ -93,5 +97,32 @@ fn a_descriptor_travels_only_where_it_can() {
     assert!(error.to_string().contains("not through a joinable queue"), "{error}");
     assert_eq!(encode_with_descriptors(&(1_u8, handle), &mut out, "a pair").unwrap().len(), 1);
     let error = decode::<(u8, SharedFd)>(&out, Vec::new(), "a pair").unwrap_err();
+    assert!(error.to_string().contains("did not arrive"), "{error}");
+}
+
+#[test]
+fn memory_that_travels_again_is_named() {
+    let handle = SharedFd::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+    let memory = SharedMemory::create(NonZeroUsize::new(4096).unwrap()).unwrap();
+    let value = (memory.clone(), handle, memory.clone());
+    let (mut out, mut list) = (Vec::new(), MemoryList::default());
+    let mut encode = |list: &mut MemoryList| {
+        out.clear();
+        let descriptors = encode_naming(&value, &mut out, list, "it").unwrap();
+        (
+            out.clone(),
+            descriptors.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap()).collect::<Vec<_>>(),
+        )
+    };
+    let (_, descriptors) = encode(&mut list);
+    // The first time it travels, the second time the value names it.
+    assert_eq!((descriptors.len(), list.len()), (2, 1));
+    let (bytes, descriptors) = encode(&mut list);
+    assert_eq!((descriptors.len(), list.len()), (1, 1));
+    let arrived = Arrived::new(descriptors, list.into());
+    let decoded = decode::<(SharedMemory, SharedFd, SharedMemory)>(&bytes, arrived, "it").unwrap();
+    memory.word64(0).store(7, Relaxed);
+    assert_eq!((decoded.0.word64(0).load(Relaxed), decoded.2.word64(0).load(Relaxed)), (7, 7));
+    let error = decode::<(SharedMemory, SharedFd, SharedMemory)>(&bytes, Vec::new(), "it").unwrap_err();
     assert!(error.to_string().contains("did not arrive"), "{error}");
 }

@@ -3,7 +3,7 @@
 use super::WorkerHandle;
 use crate::error::{Error, Result};
 use crate::ipc::packet::Sent;
-use crate::ipc::wire;
+use crate::ipc::wire::{self, MemoryId};
 use crate::pool::call::TaskHeader;
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::worker_rings::TASK_HEADER;
@@ -27,9 +27,15 @@ impl WorkerHandle {
         let (start, written) = (self.rings.position(), self.rings.written());
         let submission = Submission::begin(chunk.first);
         let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
-        if self.header != Some(header) {
+        let memories = chunk.memories.ids();
+        if self.header != Some((header, memories)) {
+            let sent = self.rings.send_memories(&chunk.memories);
+            if let Err(unsent) = self.check_sent(sent) {
+                return unsent;
+            }
+            let named: Vec<MemoryId> = memories.into_iter().take_while(|&id| id != 0).collect();
             let mut bytes = Vec::new();
-            let _ = wire::encode_internal(&header, &mut bytes, "a header"); // of numbers: cannot fail
+            let _ = wire::encode_internal(&(header, named), &mut bytes, "a header"); // of numbers: cannot fail
             if !self.rings.write_header(TASK_HEADER, &bytes) {
                 self.takes_no_more = true;
                 return Dispatched::Full;
@@ -40,11 +46,11 @@ impl WorkerHandle {
             Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
             Body::OutOfLine(message) => {
                 let sent = self.rings.send_out_of_line(message);
-                self.dispatch_message(sent, chunk, start)
+                self.check_sent(sent).map_or_else(|unsent| unsent, |()| self.submit(chunk, 1, start))
             }
         };
         if matches!(outcome, Dispatched::Accepted) {
-            self.header = Some(chunk.header()); // that of an item that follows without a gap
+            self.header = Some((chunk.header(), memories)); // that of an item that follows without a gap
             let (first, count) =
                 (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);
             self.submissions.submitted(submission, self.pid(), first, count);
@@ -55,21 +61,22 @@ impl WorkerHandle {
         outcome
     }
 
-    fn dispatch_message(&mut self, sent: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
+    /// What becomes of a dispatch if its message was not sent.
+    fn check_sent(&mut self, sent: Result<Sent>) -> Result<(), Dispatched> {
         match sent {
             Ok(Sent::Done) => {
                 self.shortage.record_success();
-                self.submit(chunk, 1, start)
+                Ok(())
             }
-            Ok(Sent::TimedOut) => Dispatched::WouldBlock,
+            Ok(Sent::TimedOut) => Err(Dispatched::WouldBlock),
             Ok(Sent::Disconnected) => {
                 self.phase.hang_up(); // its exit status tells more than its socket
-                Dispatched::Full
+                Err(Dispatched::Full)
             }
             Err(error) if error.is_shortage_of_descriptors() && self.shortage.record_failure() => {
-                Dispatched::WouldBlock
+                Err(Dispatched::WouldBlock)
             }
-            Err(error) => Dispatched::Failed(error),
+            Err(error) => Err(Dispatched::Failed(error)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::ipc::packet::Message;
+use crate::ipc::wire::Memories;
 use crate::pool::call::Call;
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::recording::ItemArguments;
@@ -35,6 +36,8 @@ struct Span {
     start: u32,
     /// The bytes of each item, if they are values of arrays, else 0.
     size: u32,
+    /// What the items name.
+    memories: Memories,
     /// The single item, if it is out of line.
     message: Option<Box<Message>>,
 }
@@ -167,7 +170,11 @@ impl InFlight {
     /// The arguments of the first item, which is to be completed next.
     pub(crate) fn take_arguments(&mut self, rings: &PoolSide) -> Option<ItemArguments> {
         let span = self.spans.front_mut()?;
-        if let Some(message) = span.message.take() {
+        let message = span.message.take();
+        if !span.memories.is_empty() || message.as_ref().is_some_and(|message| message.had_descriptors()) {
+            return Some(ItemArguments::HoldDescriptors);
+        }
+        if let Some(message) = message {
             return Some(ItemArguments::OutOfLine(*message));
         }
         Some(ItemArguments::Inline(rings.copy_item(span.start, span.done, span.size)))
@@ -189,6 +196,7 @@ impl InFlight {
 impl Span {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
+        let memories = chunk.memories.clone();
         let size = if let Body::Values { size, .. } = chunk.body { size } else { 0 };
         let mut message = None;
         if let Body::OutOfLine(_) = chunk.body {
@@ -196,7 +204,7 @@ impl Span {
             let body = std::mem::replace(&mut chunk.body, Body::Frames { bytes: Vec::new(), start: 0 });
             message = if let Body::OutOfLine(message) = body { Some(Box::new(message)) } else { None };
         }
-        Self { call, first, count, done: 0, deaths, sort_key: chunk.sort_key, start, size, message }
+        Self { call, first, count, done: 0, deaths, sort_key: chunk.sort_key, start, size, memories, message }
     }
 
     fn left(&self) -> u32 {
@@ -210,7 +218,8 @@ impl Span {
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
         let has_history = !self.deaths.is_empty() || !next.deaths.is_empty();
         let is_next = self.first + u64::from(self.count) == next.first && !has_history;
-        is_next && is_small && !is_message && self.size == next.size && Arc::ptr_eq(&self.call, &next.call)
+        let is_alike = self.size == next.size && self.memories == next.memories;
+        is_next && is_small && !is_message && is_alike && Arc::ptr_eq(&self.call, &next.call)
     }
 
     /// Splits the last `count` items off; returns them and their position in the ring.
@@ -222,7 +231,7 @@ impl Span {
             None => rings.cut_items(self.start, kept, count, self.size),
         };
         self.count = kept;
-        let (call, deaths) = (Arc::clone(&self.call), self.deaths.clone());
-        (Chunk { call, first, count, deaths, sort_key: self.sort_key, body }, start)
+        let (call, deaths, memories) = (Arc::clone(&self.call), self.deaths.clone(), self.memories.clone());
+        (Chunk { call, first, count, deaths, sort_key: self.sort_key, memories, body }, start)
     }
 }

@@ -20,6 +20,7 @@
 #![allow(clippy::inline_always)]
 
 pub(crate) mod claim_word;
+mod known_memories;
 mod pool_side;
 mod result_words;
 pub(crate) mod wakeups;
@@ -34,7 +35,7 @@ use crate::ipc::event_count::EventCount;
 use crate::ipc::packet::{self, Incoming, OnShortage, PacketSocket};
 use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, Ring, just_before_overflow};
-use crate::ipc::wire::SharedMemory;
+use crate::ipc::wire::{MemoryId, SharedMemory};
 use crate::pool::worker_rings::wakeups::PoolWakeups;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
@@ -56,6 +57,8 @@ pub(crate) const ERROR: u32 = 2;
 pub(crate) const OUT_OF_LINE: u32 = 3;
 /// the header of the following items, which is no item.
 pub(crate) const TASK_HEADER: u32 = 4;
+/// The kind of a message that is no item either: a memory that items will name.
+const MEMORY: u32 = 5;
 
 const PREFIX: usize = size_of::<u64>();
 
@@ -213,30 +216,65 @@ struct MessageHeader {
 }
 
 impl MessageHeader {
-    fn bytes(&self) -> [u8; 8] {
+    fn bytes(&self) -> [u8; PREFIX] {
         (u64::from(self.number) << 32 | u64::from(self.kind)).to_le_bytes()
     }
 
+    /// The header that a packet's prefix begins with.
+    #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
+    fn of(prefix: &[u8]) -> Self {
+        let header = prefix.first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
+        Self { number: (header >> 32) as u32, kind: header as u32 }
+    }
+}
+
+/// An out-of-line message, received.
+struct ReceivedMessage {
+    header: MessageHeader,
+    packet: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl ReceivedMessage {
     /// Receives the message of that number, which must have been sent, and discards those before it, which no
-    /// frame refers to any more. Returns its kind, its packet, and its descriptors. Does not block.
-    fn receive(
-        link: &PacketSocket,
-        number: u32,
-        on_shortage: OnShortage,
-    ) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
+    /// frame refers to any more. Does not block.
+    fn numbered(link: &PacketSocket, number: u32, on_shortage: OnShortage) -> Result<Self> {
         for _ in 0..MAX_LINK_PACKETS {
-            let Incoming::Message(packet, descriptors) =
-                link.receive_packet_or(on_shortage, Deadline::now())?
-            else {
-                return Err(Error::new(Cause::SocketClosed));
-            };
-            let prefix = packet::prefix(&packet).first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
-            #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
-            if (prefix >> 32) as u32 == number {
-                return Ok((prefix as u32, packet, descriptors));
+            let message = Self::next(link, on_shortage)?;
+            if message.header.number == number {
+                return Ok(message);
             }
         }
         Err(Error::decode("a message", "other messages are in its place"))
+    }
+
+    /// Receives the next message, which must have been sent. Does not block.
+    fn next(link: &PacketSocket, on_shortage: OnShortage) -> Result<Self> {
+        match link.receive_packet_or(on_shortage, Deadline::now())? {
+            Incoming::Message(packet, descriptors) => {
+                let header = MessageHeader::of(packet::prefix(&packet));
+                Ok(Self { header, packet, descriptors })
+            }
+            _ => Err(Error::new(Cause::SocketClosed)),
+        }
+    }
+}
+
+/// The message of a memory: how items name it, and its size in bytes.
+struct MemoryName {
+    id: MemoryId,
+    size: NonZeroUsize,
+}
+
+impl MemoryName {
+    fn bytes(&self) -> Vec<u8> {
+        [self.id.to_le_bytes(), (self.size.get() as u64).to_le_bytes()].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let ([id, size], []) = bytes.as_chunks() else { return None };
+        let size = usize::try_from(u64::from_le_bytes(*size)).ok().and_then(NonZeroUsize::new)?;
+        Some(Self { id: u64::from_le_bytes(*id), size })
     }
 }
 

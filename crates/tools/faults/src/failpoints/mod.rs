@@ -213,6 +213,7 @@ fn must_cost(point: Failpoint, act: Action) -> Option<u32> {
         point,
         Failpoint::ItemBegun
             | Failpoint::ItemReceived
+            | Failpoint::MemoryReceived
             | Failpoint::ItemDecoded
             | Failpoint::ItemRan
             | Failpoint::ResultEncoded

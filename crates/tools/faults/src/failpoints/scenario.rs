@@ -36,6 +36,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "shared_slice", run: processes::shared_slice },
     Scenario { name: "pool", run: pools::small },
     Scenario { name: "pool of small items", run: pools::runs },
+    Scenario { name: "pool of items that share memory", run: pools::sharing },
     Scenario { name: "pool of large items", run: pools::large },
     Scenario { name: "recycled workers", run: pools::recycled },
     Scenario { name: "terminated pool", run: pools::terminated },

@@ -55,6 +55,7 @@ const KINDS: &[Kind] = &[
     kind("a worker during submit", 3, pools::submit),
     kind("a worker with large items", 3, pools::large),
     kind("a worker with items that hold descriptors", 3, pools::descriptors),
+    kind("a worker with items that share memory", 3, pools::sharing),
     kind("a worker that is replaced after some tasks", 3, pools::recycled),
     kind("workers of several pools", 3, pools::several),
     kind("a worker of a pool that ends", 3, pools::ending),

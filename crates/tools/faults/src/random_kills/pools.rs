@@ -1,12 +1,13 @@
 //! Random kills of pool workers.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use multiproc::pool::{PoolBuilder, TaskHandle};
 use multiproc::queue::{self, Sender};
-use multiproc::{Error, Pool};
+use multiproc::{Error, Pool, SharedSlice};
 use rand::RngExt;
 use serde_bytes::ByteBuf;
 
@@ -189,6 +190,23 @@ pub(super) fn descriptors(round: &mut KillRound) -> Result<()> {
         ensure!(unique.contains(&number), "item {number} was sent, and has not come");
     }
     check(round, &event_log, (0..).zip(outcomes).map(|(number, outcome)| (number, None, outcome)))?;
+    use_again(round, pool)
+}
+
+/// Each item reads one of some slices of memory, more than a worker keeps.
+pub(super) fn sharing(round: &mut KillRound) -> Result<()> {
+    let event_log = EventLog::create()?;
+    let pool = pool(&event_log, |pool| pool)?;
+    let (count, turn) = (round.rng.random_range(10..300), round.rng.random_range(1..20));
+    let slices: Vec<_> =
+        (0..12_u64).map(|of| SharedSlice::from_slice(&[of; 100])).collect::<multiproc::Result<_>>()?;
+    let read = |slice: SharedSlice<u64>, of: u64, number: u64| {
+        if slice[..] == [of; 100] { square(number) } else { u64::MAX }
+    };
+    let turns = slices.iter().zip(0..).cycle().flat_map(|slice| iter::repeat_n(slice, turn));
+    let items = turns.zip(0..count).map(|((slice, of), number)| (slice.clone(), of, number));
+    let outcomes = round.run(|| pool.worker_pids(), || pool.starmap_results(read, items))?;
+    check(round, &event_log, (0..).zip(outcomes).map(|(number, outcome)| (number, Some(number), outcome)))?;
     use_again(round, pool)
 }
 

@@ -10,7 +10,9 @@ use crate::ipc::frame::{Frames, array_kind, as_u32};
 use crate::ipc::packet::{Content, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, just_before_overflow};
+use crate::ipc::wire::Memories;
 use crate::pool::worker_rings::claim_word::{self, PoolCounts};
+use crate::pool::worker_rings::known_memories::KnownMemories;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::membarrier;
@@ -18,8 +20,9 @@ use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
 use super::{
-    CANCELLED, CLOSED, COMPLETED, COMPLETIONS, ITEMS_PER_CLOCK_READ, MessageHeader, OUT_OF_LINE,
-    OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
+    CANCELLED, CLOSED, COMPLETED, COMPLETIONS, ITEMS_PER_CLOCK_READ, MEMORY, MemoryName, MessageHeader,
+    OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, ReceivedMessage, SUBMISSIONS, VALUE, VISIBLE,
+    WorkerRings,
 };
 use crate::pool::worker_rings::result_words::{self, Scope};
 use crate::sys::running_time::RunningTime;
@@ -28,6 +31,8 @@ use crate::sys::running_time::RunningTime;
 pub(crate) struct PoolSide {
     rings: WorkerRings,
     pub(super) link: PacketSocket,
+    /// The memories that it has sent, and the worker keeps.
+    memories: KnownMemories<()>,
     /// The end of the submitted items.
     tail: Position,
     /// Items before this byte need not be kept.
@@ -77,6 +82,7 @@ impl PoolSide {
         Self {
             rings,
             link,
+            memories: KnownMemories::default(),
             tail: Position::START,
             freed: Position::START.bytes,
             head: Position::START,
@@ -147,17 +153,38 @@ impl PoolSide {
         Ok(sent)
     }
 
+    /// Sends the worker those of these memories that it does not know, in front of a header that names them. Returns
+    /// whether there was room.
+    pub(crate) fn send_memories(&mut self, memories: &Memories) -> Result<Sent> {
+        let unknown = |known: &KnownMemories<()>| {
+            let mut named = memories.iter().filter_map(|fd| Some((fd, fd.memory()?)));
+            named.find(|(_, (id, _))| known.get(*id).is_none())
+        };
+        // One of them may take another's place. There is room for all of them, so this ends.
+        while let Some((fd, (id, size))) = unknown(&self.memories) {
+            let prefix = MessageHeader { number: 0, kind: MEMORY }.bytes();
+            let message = Message::new(MemoryName { id, size }.bytes(), vec![fd.clone()])?;
+            let sent = self.link.send_with_prefix(&prefix, &message, Deadline::now())?;
+            if sent != Sent::Done {
+                return Ok(sent);
+            }
+            self.memories.add(id, size.get(), ());
+            failpoint::hit(Failpoint::MemorySent);
+        }
+        Ok(Sent::Done)
+    }
+
     /// Receives the out-of-line result of item `number`. A message left for lack of descriptors can be received
     /// later.
     pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<OneResult> {
-        let received = MessageHeader::receive(&self.link, number, on_shortage);
+        let received = ReceivedMessage::numbered(&self.link, number, on_shortage);
         let is_left = received.as_ref().is_err_and(Error::is_shortage_of_descriptors);
         if on_shortage == OnShortage::Lose || !is_left {
             self.received_count = self.received_count.wrapping_add(1);
         }
-        let (kind, packet, mut descriptors) = received?;
+        let ReceivedMessage { header, packet, mut descriptors } = received?;
         let content = Content::to_keep(packet, PREFIX, &mut descriptors)?;
-        Ok(OneResult { kind, content, descriptors })
+        Ok(OneResult { kind: header.kind, content, descriptors })
     }
 
     /// Submits the last `count` written items; returns whether the worker was asleep.

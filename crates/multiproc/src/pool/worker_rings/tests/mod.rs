@@ -2,6 +2,7 @@
 
 #![allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
 
+mod memories;
 mod open_arrays;
 
 use std::collections::VecDeque;

@@ -4,17 +4,17 @@
 #![allow(clippy::inline_always)]
 
 mod array;
+mod messages;
 mod publish;
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::ipc::event_count::EventCount;
-use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
+use crate::ipc::packet::{MAX_INLINE, Message, PacketSocket, Sent};
 use crate::ipc::ring::array::Array;
 use crate::ipc::ring::{Memory, Position};
-use crate::ipc::wire::{self, SharedFd};
+use crate::ipc::wire::{self, Memories, SharedFd};
 use crate::pool::worker_rings::claim_word;
 use crate::spawn::bootstrap::worker_origin;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
@@ -27,11 +27,11 @@ use crate::sys::poll::Deadline;
 use crate::trace::Items;
 
 use self::publish::FlushSchedule;
+use super::known_memories::KnownMemories;
 use super::result_words;
 use super::{
     CLOSED, COMPLETED, COMPLETIONS, ERROR, FAILED, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,
-    OUT_OF_LINE_COUNT, PREFIX, READY, RING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage,
-    WorkerRings,
+    OUT_OF_LINE_COUNT, READY, RING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
 };
 
 #[derive(Debug)]
@@ -39,6 +39,9 @@ pub(crate) struct WorkerSide {
     pub(super) rings: WorkerRings,
     pub(super) link: PacketSocket,
     wakeup_page: WakeupPage,
+    /// The memories that items may name, and those that the next items name.
+    memories: KnownMemories<SharedFd>,
+    named: Memories,
     /// The time to spin for items before sleeping.
     spin: Duration,
     /// Consecutive spins that found nothing.
@@ -83,6 +86,8 @@ impl WorkerSide {
             rings,
             link,
             wakeup_page,
+            memories: KnownMemories::default(),
+            named: Memories::NONE,
             spin,
             failed_spins: 0,
             original: OriginalProcess::current(),
@@ -265,20 +270,6 @@ impl WorkerSide {
             failed.store(failed.load(Relaxed).wrapping_add(1), Relaxed);
             self.complete();
         }
-    }
-
-    /// Receives the out-of-line item at the cursor: its bytes and its descriptors.
-    pub(crate) fn receive(&mut self) -> Result<(Content, Vec<OwnedFd>)> {
-        let number = self.read(|bytes| {
-            let number = bytes.first_chunk().copied().map(u32::from_ne_bytes);
-            number.ok_or_else(|| Error::decode("an item", "its message has no number"))
-        })?;
-        let (_, packet, mut descriptors) = MessageHeader::receive(&self.link, number, OnShortage::Lose)?;
-        let content = Content::of(packet, PREFIX, &mut descriptors)?;
-        if !descriptors.is_empty() {
-            self.wakeup_page.notify(); // the pool must close them, so that they do not keep a queue open
-        }
-        Ok((content, descriptors))
     }
 
     /// Starts the time of the claimed item, for the pool to see.

@@ -5,9 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use multiproc::Pool;
 use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
+use multiproc::{Pool, SharedSlice};
 
 use super::{AllowedFailures, Observed};
 use crate::event_log::{self, EventLog};
@@ -64,6 +64,31 @@ fn square_slowly(number: u64) -> u64 {
         thread::sleep(Duration::from_millis(30));
     }
     number * number
+}
+
+fn square_beside((slice, number): (SharedSlice<u64>, u64)) -> Option<u64> {
+    (slice[..] == [number / 10 % SLICES; 100]).then(|| square(number))
+}
+
+/// More than a worker keeps.
+const SLICES: u64 = 12;
+
+/// Items that share slices of memory.
+pub(super) fn sharing(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
+    let event_log = EventLog::create()?;
+    let slices: multiproc::Result<Vec<_>> =
+        (0..SLICES).map(|number| SharedSlice::from_slice(&[number; 100])).collect();
+    let Some(slices) = observed.tolerate(slices, allowed)? else { return Ok(observed) };
+    let pool = Pool::builder().workers(2).initializer(event_log::open, (event_log.path(),)).build();
+    let Some(pool) = observed.tolerate(pool, allowed)? else { return Ok(observed) };
+    let items = (0..300).map(|number| (slices[number / 10 % slices.len()].clone(), number as u64));
+    let results = pool.map_results(square_beside, items);
+    observed.settled = Some(now());
+    let Some(results) = observed.tolerate(results, allowed)? else { return Ok(observed) };
+    let squares = results.into_iter().map(|result| result.map(|square| square.unwrap_or(u64::MAX)));
+    check(&mut observed, (0..).zip(squares), &event_log.counts()?, allowed)?;
+    Ok(observed)
 }
 
 /// Items so small that workers claim them in runs, and some so slow that the rest of their run goes to another

@@ -1,0 +1,133 @@
+//! Shared memory that several messages name. It travels once; values hold indices into the list.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::shared_fd::{MemoryId, SharedFd};
+
+/// The memories that the items of a chunk name, in the order of their indices.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memories(Option<Arc<[SharedFd]>>);
+
+/// Whether these are clones.
+impl PartialEq for Memories {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        }
+    }
+}
+
+/// The list while items are encoded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryList(Vec<SharedFd>);
+
+/// What has arrived beside the bytes of a value.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) memories: Memories,
+}
+
+/// The most memories of a list, and the most bytes of them. A receiver keeps no more of them, see
+/// [`KnownMemories`](crate::pool::worker_rings::KnownMemories).
+pub(crate) const MAX_MEMORIES: usize = 8;
+pub(crate) const MAX_MEMORY_BYTES: usize = 64 * 1024 * 1024;
+
+/// In an index: it is one into the list of memories, not into that of descriptors.
+const IS_MEMORY: u32 = 1 << 31;
+
+impl MemoryList {
+    /// The index with which a value names this descriptor. `None` if it must travel with the value: it is no memory,
+    /// or there is no room for it, or it travels for the first time, since most memory travels once.
+    pub(super) fn index_of(&mut self, fd: &SharedFd) -> Option<u32> {
+        let known = self.0.iter().position(|known| known == fd);
+        let index = known.or_else(|| {
+            let fits = fd.has_travelled() && self.has_room_for(fd);
+            fits.then(|| {
+                self.0.push(fd.clone());
+                self.0.len() - 1
+            })
+        });
+        index.and_then(|index| u32::try_from(index).ok()).map(|index| index | IS_MEMORY)
+    }
+
+    fn has_room_for(&self, fd: &SharedFd) -> bool {
+        let size = |fd: &SharedFd| fd.memory().map_or(usize::MAX, |(_, size)| size.get());
+        let bytes = self.0.iter().chain([fd]).map(size).fold(0, usize::saturating_add);
+        self.0.len() < MAX_MEMORIES && bytes <= MAX_MEMORY_BYTES
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets those after the first ones.
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.0.truncate(length);
+    }
+}
+
+impl Memories {
+    pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &SharedFd> {
+        self.0.iter().flat_map(|memories| memories.iter())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Their names.
+    pub(crate) fn ids(&self) -> [MemoryId; MAX_MEMORIES] {
+        let mut ids = [0; MAX_MEMORIES];
+        let named = self.iter().filter_map(SharedFd::memory);
+        ids.iter_mut().zip(named).for_each(|(id, (name, _))| *id = name);
+        ids
+    }
+
+    /// The one that an index in a value names; `None` if it is an index into the list of descriptors, or there is no
+    /// such memory.
+    pub(super) fn get(&self, index: u32) -> Option<SharedFd> {
+        let index = usize::try_from(index & !IS_MEMORY).ok().filter(|_| is_memory(index))?;
+        self.0.as_ref()?.get(index).cloned()
+    }
+}
+
+/// Whether an index is one into the list of memories.
+pub(super) fn is_memory(index: u32) -> bool {
+    index & IS_MEMORY != 0
+}
+
+impl From<MemoryList> for Memories {
+    fn from(MemoryList(memories): MemoryList) -> Self {
+        memories.into_iter().collect()
+    }
+}
+
+impl FromIterator<SharedFd> for Memories {
+    fn from_iter<I: IntoIterator<Item = SharedFd>>(memories: I) -> Self {
+        let memories: Arc<[_]> = memories.into_iter().collect();
+        Self((!memories.is_empty()).then_some(memories))
+    }
+}
+
+impl Arrived {
+    pub(crate) fn new(descriptors: Vec<OwnedFd>, memories: Memories) -> Self {
+        Self { descriptors, memories }
+    }
+}
+
+impl From<Memories> for Arrived {
+    fn from(memories: Memories) -> Self {
+        Self::new(Vec::new(), memories)
+    }
+}
+
+impl From<Vec<OwnedFd>> for Arrived {
+    fn from(descriptors: Vec<OwnedFd>) -> Self {
+        Self::new(descriptors, Memories::default())
+    }
+}
