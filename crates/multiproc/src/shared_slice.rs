@@ -80,9 +80,9 @@ pub use bytemuck::Pod;
 /// # Transfer
 ///
 /// A slice travels as an argument and as the result of a process or task, and through a queue or pipe. Only a
-/// descriptor travels. A process holds one descriptor and one mapping for each slice, however often it receives
-/// the slice and however many clones it has. The kernel frees the memory when the last process has dropped it,
-/// or has ended.
+/// descriptor travels. A process holds one mapping for each slice, and one descriptor (a worker of a pool: at most
+/// two), however often it receives the slice and however many clones it has. The kernel frees the memory when the
+/// last process has dropped it, or has ended.
 ///
 /// # Cost
 ///
@@ -91,8 +91,9 @@ pub use bytemuck::Pod;
 /// only the part that is read costs anything. Receiving a slice again costs as much as any small message with
 /// a descriptor, because **a process keeps the last 8 slices that it has received, up to 64 MiB together**,
 /// also when the program uses them no more. That memory stays in use until the process has received others,
-/// or has ended. Each task maps a larger slice again, unless its worker holds a clone, for example in a
-/// `static` that the pool's initializer fills.
+/// or has ended. Items of a pool that hold the same slice cost about a microsecond more than others. A slice
+/// of more than 64 MiB is not kept: each task maps it again, unless its worker holds a clone, for example in its
+/// [state](crate::pool::PoolBuilder::state).
 #[derive(Clone)]
 pub struct SharedSlice<T> {
     /// `None` for an empty slice; a zero-length mapping is not possible.

@@ -57,6 +57,7 @@ pub const START_X4: Case = less("W1-x4", "W1", "four at once", "µs");
 pub const MAP: Case = more("W2-map", "W2", "1,000,000 items", "M items/s");
 pub const MAP_10M: Case = more("W2-map-10M", "W2", "10,000,000 items", "M items/s");
 pub const MAP_CHUNK1: Case = more("W2-chunk1", "W2", "100,000 items, chunk size 1", "M items/s");
+pub const MAP_SHARING: Case = more("W2-sharing", "W2", "100,000 items that hold the same slice", "M items/s");
 
 pub const APPLY_HOT: Case = less("W3-hot", "W3", "back to back", "µs");
 pub const APPLY_SLEEP: Case = less("W3-sleep", "W3", "from sleep (2 ms between calls)", "µs");
@@ -145,6 +146,7 @@ pub const ALL: [&Case; 61] = [
     &MAP,
     &MAP_10M,
     &MAP_CHUNK1,
+    &MAP_SHARING,
     &APPLY_HOT,
     &APPLY_SLEEP,
     &QUEUE_8B,

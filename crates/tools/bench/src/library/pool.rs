@@ -4,7 +4,7 @@ use anyhow::Result;
 use bench::measure::{Scale, back_to_back, from_sleep, rate};
 use bench::program::Measured;
 use bench::work::{self, BLOCK, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
-use multiproc::Pool;
+use multiproc::{Pool, SharedSlice};
 
 pub(super) fn map(scale: Scale, items: usize) -> Result<Measured> {
     cubes(scale, &Pool::new(2)?, items)
@@ -12,6 +12,21 @@ pub(super) fn map(scale: Scale, items: usize) -> Result<Measured> {
 
 pub(super) fn map_singly(scale: Scale) -> Result<Measured> {
     cubes(scale, &Pool::builder().workers(2).chunk_size(1).build()?, 100_000)
+}
+
+/// The elements of a slice, one by each task.
+pub(super) fn map_sharing(scale: Scale) -> Result<Measured> {
+    const ITEMS: usize = 100_000;
+    let pool = Pool::new(2)?;
+    let numbers: Vec<u64> = (0..ITEMS as u64).collect();
+    let slice = SharedSlice::from_slice(&numbers)?;
+    let element = |(slice, index): (SharedSlice<u64>, usize)| cube(slice[index]);
+    rate(
+        scale,
+        real(ITEMS),
+        || Ok(pool.map(element, (0..ITEMS).map(|index| (slice.clone(), index)))?),
+        |results| check_cubes(ITEMS as u64, &results),
+    )
 }
 
 fn cubes(scale: Scale, pool: &Pool, items: usize) -> Result<Measured> {
@@ -53,8 +68,6 @@ pub(super) fn sums(scale: Scale) -> Result<Measured> {
 }
 
 pub(super) fn sums_of_shared_slice(scale: Scale) -> Result<Measured> {
-    use multiproc::SharedSlice;
-
     let block = work::bytes(BLOCK);
     let expected = work::sum(&block) * SUMS as u64;
     let shared_slice = SharedSlice::from_slice(&block)?;
