@@ -139,7 +139,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 61] = [
+pub const ALL: [&Case; 62] = [
     &START,
     &START_1GIB,
     &START_X4,

@@ -59,11 +59,14 @@ pub(super) fn nested(allowed: AllowedFailures) -> Result<Observed> {
     Ok(observed)
 }
 
-/// How many tasks gave the right result, and how many were lost with their worker.
+/// How many tasks gave the right result, and how many were lost with their worker. They share a slice.
 fn use_pool() -> multiproc::Result<(u32, u32)> {
     let pool = Pool::new(2)?;
+    let numbers = SharedSlice::from_slice(&(0..40).collect::<Vec<u64>>())?;
+    let square = |numbers: SharedSlice<u64>, index: usize| numbers[index] * numbers[index];
+    let items = (0..40).map(|index| (numbers.clone(), index));
     let (mut right, mut lost) = (0, 0);
-    for (number, result) in (0..40_u64).zip(pool.map_results(|number: u64| number * number, 0..40)?) {
+    for (number, result) in (0..40_u64).zip(pool.starmap_results(square, items)?) {
         match result {
             Ok(square) if square == number * number => right += 1,
             Err(error) if error.signal() == Some(9) => lost += 1,
