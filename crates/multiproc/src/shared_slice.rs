@@ -91,8 +91,9 @@ pub use bytemuck::Pod;
 /// only the part that is read costs anything. Receiving a slice again costs as much as any small message with
 /// a descriptor, because **a process keeps the last 8 slices that it has received, up to 64 MiB together**,
 /// also when the program uses them no more. That memory stays in use until the process has received others,
-/// or has ended. Items of a pool that hold the same slice cost about a microsecond more than others. A slice
-/// of more than 64 MiB is not kept: each task maps it again, unless its worker holds a clone, for example in its
+/// or has ended. A worker of a pool also keeps the last 8 slices and locks that several items have held, up to
+/// 64 MiB, until other items hold others: such an item costs about a microsecond more than one without. A slice of
+/// more than 64 MiB is not kept: each task maps it again, unless its worker holds a clone, for example in its
 /// [state](crate::pool::PoolBuilder::state).
 #[derive(Clone)]
 pub struct SharedSlice<T> {

@@ -1,7 +1,5 @@
 //! Items that share memory: slices and locks that many items of a call hold.
 
-use std::time::Duration;
-
 use multiproc::queue::{Sender, bounded};
 use multiproc::sync::{Event, Mutex};
 use multiproc::{Pool, Result, SharedSlice};
@@ -17,10 +15,13 @@ trials![
     items_with_a_time_limit_find_what_they_share,
     items_share_memory_and_hold_other_descriptors,
     an_item_that_shares_memory_may_run_again,
+    an_item_may_run_again_whatever_memory_it_holds,
+    memories_that_are_sent_in_vain_do_not_fill_a_worker_s_socket,
     an_item_that_shares_memory_leaves_a_worker_that_is_busy,
     a_new_worker_finds_what_items_share,
     a_worker_keeps_a_few_memories,
     a_worker_without_free_descriptors_says_so_and_finds_the_memory_later,
+    a_worker_that_loses_memory_keeps_no_end_of_a_queue,
 ];
 
 fn slices(count: usize) -> Result<Vec<SharedSlice<usize>>> {
@@ -90,11 +91,48 @@ fn die_once((event, number): (Event, u64)) -> u64 {
 fn an_item_that_shares_memory_may_run_again() -> Outcome {
     let pool = Pool::new(1)?;
     let event = Event::new()?;
-    event.set();
-    assert_eq!(pool.apply(die_once, ((event.clone(), 1),))?, 1);
-    event.clear();
-    let numbers = pool.options().retries(1).map(die_once, (0..50).map(|number| (event.clone(), number)))?;
-    assert!(numbers.into_iter().eq(0..50));
+    for has_travelled in [false, true] {
+        event.clear();
+        let retrying = pool.options().retries(1);
+        let numbers = retrying.map(die_once, (0..50).map(|number| (event.clone(), number)))?;
+        assert!(numbers.into_iter().eq(0..50), "{has_travelled}");
+    }
+    Ok(())
+}
+
+fn an_item_may_run_again_whatever_memory_it_holds() -> Outcome {
+    let pool = Pool::builder().workers(1).chunk_size(20).build()?;
+    let events = (0..9).map(|_| Event::new()).collect::<Result<Vec<_>>>()?;
+    for _ in 0..2 {
+        events.iter().for_each(Event::clear);
+        let items = events.iter().cloned().zip(0..);
+        assert!(pool.options().retries(1).map(die_once, items)?.into_iter().eq(0..9));
+    }
+    Ok(())
+}
+
+fn memories_that_are_sent_in_vain_do_not_fill_a_worker_s_socket() -> Outcome {
+    let pool = Pool::new(1)?;
+    let events = (0..9).map(|_| Event::new()).collect::<Result<Vec<_>>>()?;
+    let is_set = |event: Event| event.is_set();
+    for event in &events {
+        assert!(!pool.apply(is_set, (event.clone(),))?);
+    }
+    let latch = Event::new()?;
+    let wait = |event: Event| event.wait_timeout(TEST_TIMEOUT);
+    for is_busy in [true, false] {
+        let running = is_busy.then(|| pool.submit(wait, (latch.clone(),))).transpose()?;
+        for turn in 0..600 {
+            drop(pool.submit(is_set, (events[turn % 9].clone(),))?);
+            pool.submit(is_set, (events[turn % 9].clone(),))?.cancel();
+        }
+        latch.set();
+        if let Some(running) = running {
+            assert!(running.get()?);
+        }
+        let mut handle = pool.submit(|text: String| text.len(), ("large".repeat(20_000),))?;
+        assert_eq!(handle.get_timeout(TEST_TIMEOUT)?, Some(100_000));
+    }
     Ok(())
 }
 
@@ -165,7 +203,31 @@ fn a_worker_without_free_descriptors_says_so_and_finds_the_memory_later() -> Out
         assert_eq!(result.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
     }
     assert!(pool.apply(limit, (false,))?);
-    let looks = pool.options().timeout(Duration::from_secs(60)).map(look, items())?;
+    let looks = pool.options().timeout(TEST_TIMEOUT).map(look, items())?;
     assert!(looks.into_iter().eq((0..10).map(|number| (number % 2, number))));
+    Ok(())
+}
+
+/// Sets the event's limit as [`limit`] does, and says whether it is in force.
+fn limited((event, is_limited): (Event, bool)) -> bool {
+    event.is_set() && limit(is_limited)
+}
+
+fn a_worker_that_loses_memory_keeps_no_end_of_a_queue() -> Outcome {
+    let pool = Pool::new(1)?;
+    let event = Event::new()?;
+    event.set();
+    // The same function lifts the limit, so that no other header than that of the lost memory is in force.
+    assert!(pool.apply(limited, ((event.clone(), true),))?);
+    let error = pool.apply(limited, ((event.clone(), false),)).unwrap_err();
+    assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+    let (sender, receiver) = bounded::<u32>(1)?;
+    let send = |_: Event, sender: Sender<u32>| sender.send(1).is_ok();
+    let lost = pool.starmap_results(send, [(event.clone(), sender)])?;
+    let error = lost[0].as_ref().unwrap_err();
+    assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+    assert!(receiver.recv_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
+    assert!(pool.apply(limit, (false,))?);
+    assert!(pool.apply(limited, ((event.clone(), false),))?);
     Ok(())
 }

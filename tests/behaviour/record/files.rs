@@ -8,6 +8,7 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use multiproc::queue::{Sender, bounded};
+use multiproc::sync::Event;
 use multiproc::{Pool, Result};
 
 use super::Directory;
@@ -21,6 +22,7 @@ trials![
     a_long_message_and_many_attempts_are_cut,
     arguments_of_an_initializer_count_towards_the_limit,
     arguments_with_descriptors_are_not_recorded,
+    arguments_beside_those_that_share_memory_are_recorded,
     a_file_that_cannot_be_written_is_reported_once_and_loses_nothing,
     tasks_that_end_with_their_pool_are_not_recorded,
     nothing_is_written_unless_it_is_asked_for,
@@ -166,6 +168,19 @@ fn arguments_with_descriptors_are_not_recorded() -> Outcome {
     assert!(text(path)?.contains("\narguments: not recorded: they hold descriptors"));
     let mut replay = Command::new(env!("CARGO_BIN_EXE_recorded"));
     assert_eq!(replay.env("MULTIPROC_REPLAY", path).output()?.status.code(), Some(2));
+    Ok(())
+}
+
+fn arguments_beside_those_that_share_memory_are_recorded() -> Outcome {
+    let directory = Directory::new();
+    let pool = Pool::builder().workers(1).chunk_size(10).record(directory.path()).build()?;
+    let event = Event::new()?;
+    let fail = |(event, number): (Option<Event>, u32)| assert!(number < 1, "{number}: {event:?}");
+    pool.apply(fail, ((Some(event.clone()), 0),))?; // the first time the event travels by itself
+    let results = pool.map_results(fail, [(Some(event.clone()), 0), (None, 1), (Some(event), 2)])?;
+    let mut files = results.iter().filter_map(|result| text(result.as_ref().err()?.record()?).ok());
+    assert!(!files.next().unwrap().contains("not recorded"));
+    assert!(files.next().unwrap().contains("\narguments: not recorded: they hold descriptors"));
     Ok(())
 }
 

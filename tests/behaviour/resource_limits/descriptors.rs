@@ -19,6 +19,7 @@ use crate::support::{
 };
 
 trials![
+    a_large_item_without_a_descriptor_is_an_error_in_time,
     results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker,
     items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker,
     memory_that_is_used_again_keeps_to_a_new_limit,
@@ -356,6 +357,21 @@ fn a_childs_result_can_be_had_when_there_is_a_descriptor() -> Outcome {
             assert!(child.join_timeout(TEST_TIMEOUT)?.unwrap() == LARGE);
             assert!(child.join_timeout(TEST_TIMEOUT).is_err(), "only once");
         }
+        Ok(())
+    })
+}
+
+fn a_large_item_without_a_descriptor_is_an_error_in_time() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let length = |bytes: Vec<u8>| bytes.len();
+        assert_eq!(pool.apply(length, (vec![0; 40_000],))?, 40_000);
+        assert_eq!(pool.apply(|text: String| text.len(), ("another header".to_owned(),))?, 14);
+        let failed = limited(Resource::RLIMIT_NOFILE, 3, || {
+            pool.submit(length, (vec![0; 40_000],)).and_then(|mut handle| handle.get_timeout(TEST_TIMEOUT))
+        });
+        assert_eq!(failed.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
+        assert_eq!(pool.apply(length, (vec![0; 40_000],))?, 40_000);
         Ok(())
     })
 }

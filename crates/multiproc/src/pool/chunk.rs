@@ -213,7 +213,7 @@ impl ChunkBuilder {
     /// Whether it should take no more items.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.frames.len() >= MAX_CHUNK_BYTES || self.out_of_line.is_some()
+        self.frames.len() >= MAX_CHUNK_BYTES || self.out_of_line.is_some() || self.memories.is_full()
     }
 
     /// The chunks; `first` is the input index of the first item. There are two if the last item is out of

@@ -30,7 +30,8 @@
 //! Each value here is a handle of memory without a name. It can be cloned, is `Send` and `Sync`, and travels
 //! as an argument and as the result of a process or task, and through a pipe and any queue but a joinable one.
 //! It costs a process a descriptor and a page or more of memory. The kernel frees the memory with the last
-//! handle.
+//! handle; but a worker of a pool keeps what several items have held, as it does with
+//! [slices](crate::SharedSlice#cost).
 //!
 //! # Bytes of other processes
 //!

@@ -124,7 +124,7 @@ impl Shared {
         let element = size_of::<T>();
         let size = size(slots, element, length)
             .ok_or_else(|| Error::os("find memory for shared data", Errno::ENOMEM))?;
-        let memory = SharedMemory::create(size)?;
+        let memory = SharedMemory::create(size)?.nameable()?;
         Ok(Self { memory, namespace: thread_id::namespace(), slots, element, length })
     }
 
@@ -142,8 +142,9 @@ impl Shared {
         element: usize,
         length: Option<usize>,
     ) -> Result<Self, D::Error> {
-        let (memory, namespace, slots, element_sent, length_sent) =
+        let (memory, namespace, slots, element_sent, length_sent): (SharedMemory, _, _, _, _) =
             attachment::deserialize(Kind::Sync, deserializer)?;
+        let memory = memory.nameable().map_err(D::Error::custom)?;
         let shared = Self { memory, namespace, slots, element: element_sent, length: length_sent };
         let fits = size(shared.slots, shared.element, shared.length) == Some(shared.memory.size())
             && shared.element == element

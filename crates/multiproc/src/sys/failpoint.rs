@@ -82,9 +82,9 @@ points! {
     ResultsVisible = "worker:results-visible",
     WorkerSleeps = "worker:sleeps",
     ShutdownRequested = "worker:shutdown-requested",
-    /// The pool has written items, and not submitted them.
     /// The pool has sent a worker a memory, and no item that names it.
     MemorySent = "pool:memory-sent",
+    /// The pool has written items, and not submitted them.
     ItemsWritten = "pool:items-written",
     /// The pool has submitted items, and not woken the worker.
     ItemsSubmitted = "pool:items-submitted",

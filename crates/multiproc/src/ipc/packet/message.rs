@@ -17,7 +17,8 @@ use crate::sys::socket::MAX_DESCRIPTORS;
 pub(crate) struct Message {
     pub(super) payload: Payload,
     pub(super) descriptors: Vec<SharedFd>,
-    had_descriptors: bool,
+    /// It was made with descriptors that are not memory: what other processes wait to see closed.
+    had_ends: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +61,8 @@ impl Message {
         }
         let spilled = if bytes.len() > MAX_INLINE { SpilledMemory::ahead(&bytes)? } else { None };
         let payload = spilled.map_or(Payload::Inline(bytes), Payload::Memfd);
-        Ok(Self { payload, had_descriptors: !descriptors.is_empty(), descriptors })
+        let had_ends = descriptors.iter().any(|fd| fd.memory().is_none());
+        Ok(Self { payload, descriptors, had_ends })
     }
 
     /// As [`Message::new`], of large borrowed bytes.
@@ -92,7 +94,7 @@ impl Message {
     }
 
     fn without_descriptors(payload: Payload) -> Self {
-        Self { payload, descriptors: Vec::new(), had_descriptors: false }
+        Self { payload, descriptors: Vec::new(), had_ends: false }
     }
 
     /// Spills large bytes that are still inline. Called when the message is about to be sent.
@@ -135,14 +137,19 @@ impl Message {
         }
     }
 
-    /// Closes the descriptors of a message that will not be sent again.
-    pub(crate) fn drop_descriptors(&mut self) {
-        self.descriptors.clear();
+    /// Closes the descriptors that are not memory, of a message that was received.
+    pub(crate) fn close_ends(&mut self) {
+        self.descriptors.retain(|fd| fd.memory().is_some());
     }
 
-    /// Whether the message was made with descriptors.
-    pub(crate) fn had_descriptors(&self) -> bool {
-        self.had_descriptors
+    /// Whether it can be sent again once it was received.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        !self.had_ends
+    }
+
+    /// Whether it has or had descriptors.
+    pub(crate) fn holds_descriptors(&self) -> bool {
+        self.had_ends || !self.descriptors.is_empty()
     }
 
     /// Whether there is room for two more descriptors.

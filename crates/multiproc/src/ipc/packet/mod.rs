@@ -153,9 +153,9 @@ impl PacketSocket {
         })
     }
 
-    /// The prefix of the next packet, which stays.
-    pub(crate) fn next_prefix(&self) -> Option<Vec<u8>> {
-        socket::waiting_packet(self.as_fd()).map(|packet| prefix(&packet).to_vec())
+    /// The beginning of the next packet, up to 64 bytes. The packet stays.
+    pub(crate) fn next_packet_start(&self) -> Option<Vec<u8>> {
+        socket::waiting_packet(self.as_fd())
     }
 
     /// Discards the next packet, if there is one.

@@ -1,7 +1,7 @@
 //! Descriptors inside values, and [attachments](super::attachment). They travel beside the value, which holds
 //! indices into their lists.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,7 +66,7 @@ pub(super) struct Outgoing {
     /// Whether the value is only [tried](attempt), so that this goes to the incoming side's [`Trial`].
     is_trial: bool,
     beside: Option<Box<Beside<SharedFd, Attachment>>>,
-    memories: Option<Box<NamedMemories>>,
+    memories: Option<NamedMemories>,
 }
 
 /// The memories that values of a transport name.
@@ -143,19 +143,26 @@ pub(super) fn collect(
 }
 
 /// As [`collect`], for a value of a chunk, which names memories of the chunk's list. The list stays as it is if
-/// encoding fails.
+/// encoding fails or panics.
 pub(super) fn collect_naming(
     memories: &mut MemoryList,
     encode: impl FnOnce() -> Result<()>,
 ) -> Result<Beside<SharedFd, Attachment>> {
     OUTGOING.with(|list| {
-        let named = Box::new(NamedMemories { list: memories.clone(), before: memories.len() });
+        let before = memories.len();
+        let named = NamedMemories { list: std::mem::take(memories), before };
         let inner = Outgoing { is_carried: true, memories: Some(named), ..Outgoing::default() };
         let scope = FdScope::begin(list, inner);
+        let kept = Cell::new(before);
+        let give_back = Defer(|| {
+            let named = list.borrow_mut().memories.take();
+            *memories = named.map(|named| named.list).unwrap_or_default();
+            memories.truncate(kept.get());
+        });
         encode()?;
-        let outgoing = scope.end();
-        *memories = outgoing.memories.map(|named| named.list).unwrap_or_default();
-        Ok(outgoing.beside.map(|beside| *beside).unwrap_or_default())
+        kept.set(usize::MAX);
+        drop(give_back);
+        Ok(scope.end().beside.map(|beside| *beside).unwrap_or_default())
     })
 }
 
@@ -211,7 +218,7 @@ fn with_trial<R>(f: impl FnOnce(&mut Trial) -> R) -> Option<R> {
 pub(super) fn clear_outgoing() {
     OUTGOING.with_borrow_mut(|outgoing| {
         outgoing.beside = None;
-        if let Some(NamedMemories { list, before }) = outgoing.memories.as_deref_mut() {
+        if let Some(NamedMemories { list, before }) = &mut outgoing.memories {
             list.truncate(*before);
         }
     });

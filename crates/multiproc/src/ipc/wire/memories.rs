@@ -44,7 +44,7 @@ impl MemoryList {
     pub(super) fn index_of(&mut self, fd: &SharedFd) -> Option<u32> {
         let known = self.0.iter().position(|known| known == fd);
         let index = known.or_else(|| {
-            let fits = fd.has_travelled() && self.has_room_for(fd);
+            let fits = fd.mark_travelled() && self.has_room_for(fd);
             fits.then(|| {
                 self.0.push(fd.clone());
                 self.0.len() - 1
@@ -56,7 +56,12 @@ impl MemoryList {
     fn has_room_for(&self, fd: &SharedFd) -> bool {
         let size = |fd: &SharedFd| fd.memory().map_or(usize::MAX, |(_, size)| size.get());
         let bytes = self.0.iter().chain([fd]).map(size).fold(0, usize::saturating_add);
-        self.0.len() < MAX_MEMORIES && bytes <= MAX_MEMORY_BYTES
+        !self.is_full() && bytes <= MAX_MEMORY_BYTES
+    }
+
+    /// Whether it names as many memories as it can.
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.len() >= MAX_MEMORIES
     }
 
     pub(super) fn len(&self) -> usize {

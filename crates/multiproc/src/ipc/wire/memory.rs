@@ -27,12 +27,17 @@ impl SharedMemory {
     /// Zeroed memory of a fixed size in bytes.
     pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
         let (mapping, memory) = SharedMapping::create(size)?;
-        Ok(Self { memory: SharedFd::of_memory(memory, size), mapping: Arc::new(mapping) })
+        Ok(Self { memory: memory.into(), mapping: Arc::new(mapping) })
     }
 
     /// Allocates all of it, so that a lack of memory is an error here and not a signal at a later access.
     pub(crate) fn allocate(&self) -> Result<()> {
         memfd::allocate_range(&self.memory, 0, self.size().get())
+    }
+
+    /// As memory that items of a pool may [name](super::Memories): no process waits until it is closed.
+    pub(crate) fn nameable(self) -> Result<Self> {
+        Ok(Self { memory: self.memory.into_memory(self.mapping.size())?, mapping: self.mapping })
     }
 
     /// The mapping without the descriptor, for memory that is not passed on.
@@ -92,7 +97,7 @@ impl Serialize for SharedMemory {
 impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (memory, size): (SharedFd, NonZeroUsize) = attachment::deserialize(Kind::Memory, deserializer)?;
-        let mapping = memory.map_once(size).map_err(D::Error::custom)?;
-        Ok(Self { memory: memory.into_memory(size).map_err(D::Error::custom)?, mapping })
+        let mapping = memory.map(size).map_err(D::Error::custom)?;
+        Ok(Self { memory, mapping })
     }
 }

@@ -106,6 +106,11 @@ pub(crate) fn encode_naming<T: Transferable>(
     put_in_front(descriptors::collect_naming(memories, encode)?, out, start, what)
 }
 
+/// Whether something was beside an encoded value, which is not raw.
+pub(crate) fn has_attachments(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&ATTACHED)
+}
+
 /// Puts the attachments in front of the value, which begins at `start`; returns the descriptors.
 fn put_in_front(
     beside: Beside<SharedFd, Attachment>,

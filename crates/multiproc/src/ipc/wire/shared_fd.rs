@@ -2,12 +2,13 @@
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::sys::mapping::SharedMapping;
+use crate::sys::private_mutex::PrivateMutex;
 
 /// A descriptor inside a value, closed by its last clone. It can be encoded where the transport carries
 /// descriptors.
@@ -20,7 +21,7 @@ struct Descriptor {
     memory: Option<MemoryInfo>,
 }
 
-/// What is known of shared memory.
+/// What is known of memory that items of a pool may name.
 #[derive(Debug)]
 struct MemoryInfo {
     /// Of this process; no other memory gets it.
@@ -28,20 +29,33 @@ struct MemoryInfo {
     size: NonZeroUsize,
     /// It was encoded for a pool.
     has_travelled: AtomicBool,
-    /// Its mapping, if it is [kept](SharedFd::map_once).
-    mapping: OnceLock<Arc<SharedMapping>>,
+    /// Its mapping, if that is kept for the next item that names it.
+    mapping: Option<PrivateMutex<Option<Arc<SharedMapping>>>>,
 }
 
 /// Names the shared memory of a process, to itself and to what it tells the name.
 pub(crate) type MemoryId = u64;
 
 impl SharedFd {
-    /// Shared memory of `size` bytes. No value rests on when it is closed.
+    /// Shared memory of `size` bytes, whose closing no process waits for.
     pub(crate) fn of_memory(fd: OwnedFd, size: NonZeroUsize) -> Self {
+        Self::with_memory(fd, size, None)
+    }
+
+    /// As [`of_memory`](Self::of_memory), for the receiver of memory that items name. It is mapped once.
+    pub(crate) fn of_named_memory(fd: OwnedFd, size: NonZeroUsize) -> Self {
+        Self::with_memory(fd, size, Some(PrivateMutex::default()))
+    }
+
+    fn with_memory(
+        fd: OwnedFd,
+        size: NonZeroUsize,
+        mapping: Option<PrivateMutex<Option<Arc<SharedMapping>>>>,
+    ) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = LAST.fetch_add(1, Relaxed).wrapping_add(1);
-        let (has_travelled, mapping) = (AtomicBool::new(false), OnceLock::new());
-        Self(Arc::new(Descriptor { fd, memory: Some(MemoryInfo { id, size, has_travelled, mapping }) }))
+        let memory = MemoryInfo { id, size, has_travelled: AtomicBool::new(false), mapping };
+        Self(Arc::new(Descriptor { fd, memory: Some(memory) }))
     }
 
     /// The name and the size of shared memory; `None` for any other descriptor.
@@ -49,8 +63,8 @@ impl SharedFd {
         self.0.memory.as_ref().map(|memory| (memory.id, memory.size))
     }
 
-    /// Whether this is shared memory that was asked about before.
-    pub(super) fn has_travelled(&self) -> bool {
+    /// Marks shared memory as encoded for a pool; returns whether it was before.
+    pub(super) fn mark_travelled(&self) -> bool {
         self.0.memory.as_ref().is_some_and(|memory| memory.has_travelled.swap(true, Relaxed))
     }
 
@@ -62,16 +76,15 @@ impl SharedFd {
         self.into_descriptor().map(|fd| Self::of_memory(fd, size))
     }
 
-    /// Maps shared memory of this size. A descriptor that is known to be memory keeps the mapping, so that the next
-    /// value that names it finds it mapped.
-    pub(super) fn map_once(&self, size: NonZeroUsize) -> Result<Arc<SharedMapping>> {
-        let kept = self.0.memory.as_ref().map(|memory| &memory.mapping);
-        if let Some(mapping) = kept.and_then(OnceLock::get).filter(|mapping| mapping.size() == size) {
-            return Ok(Arc::clone(mapping));
+    /// A mapping of this size; the same each time if this is [named memory](Self::of_named_memory).
+    pub(super) fn map(&self, size: NonZeroUsize) -> Result<Arc<SharedMapping>> {
+        let open = || SharedMapping::open(self.as_fd(), size).map(Arc::new);
+        let kept = self.0.memory.as_ref().and_then(|memory| memory.mapping.as_ref()?.lock());
+        let Some(mut kept) = kept else { return open() };
+        match &*kept {
+            Some(mapping) if mapping.size() == size => Ok(Arc::clone(mapping)),
+            _ => Ok(Arc::clone(kept.insert(open()?))),
         }
-        let mapping = Arc::new(SharedMapping::open(self.as_fd(), size)?);
-        let _ = kept.map(|kept| kept.set(Arc::clone(&mapping))); // it may have one of another size
-        Ok(mapping)
     }
 
     /// The descriptor, if there is no other clone.

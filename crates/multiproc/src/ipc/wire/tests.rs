@@ -103,7 +103,7 @@ fn a_descriptor_travels_only_where_it_can() {
 #[test]
 fn memory_that_travels_again_is_named() {
     let handle = SharedFd::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
-    let memory = SharedMemory::create(NonZeroUsize::new(4096).unwrap()).unwrap();
+    let memory = SharedMemory::create(NonZeroUsize::new(4096).unwrap()).unwrap().nameable().unwrap();
     let value = (memory.clone(), handle, memory.clone());
     let (mut out, mut list) = (Vec::new(), MemoryList::default());
     let mut encode = |list: &mut MemoryList| {

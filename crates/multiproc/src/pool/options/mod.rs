@@ -106,9 +106,9 @@ impl<'pool, M> CallOptions<'pool, M> {
     /// and its [`attempts`](crate::Error::attempts) are the earlier ones.
     ///
     /// Only a death causes a retry: not a task's own error or panic, a timeout, or a cancellation. A dead
-    /// worker may have done part of the work, so a retried task must tolerate that. An item that holds
-    /// descriptors (an end of a queue or pipe, [`SharedSlice`](crate::SharedSlice) data) is not retried: its
-    /// descriptors died with the worker.
+    /// worker may have done part of the work, so a retried task must tolerate that. An item that holds an end
+    /// of a queue or pipe, a server, a file or a chunk of an array is not retried: those died with the worker.
+    /// Slices and locks did not.
     pub fn retries(self, times: u32) -> Self {
         self.retry(RetryPolicy::new(times))
     }

@@ -21,7 +21,7 @@ impl WorkerHandle {
             self.stall_detector.on_ready();
             self.memory_at_start = self.is_measured.then(|| private_memory(self.pid())).flatten();
         }
-        self.drop_descriptors();
+        self.close_ends();
         self.take_results(Scope::Visible) || is_new
     }
 
@@ -227,12 +227,12 @@ impl WorkerHandle {
     }
 
     /// Closes descriptors that the worker has received by now, so that they do not keep a queue open.
-    fn drop_descriptors(&mut self) {
+    fn close_ends(&mut self) {
         // The next check reports an inconsistent word.
         if self.in_flight.is_front_message()
             && self.rings.not_begun().is_ok_and(|pending| pending < self.in_flight.count())
         {
-            self.in_flight.drop_descriptors();
+            self.in_flight.close_ends();
         }
     }
 }

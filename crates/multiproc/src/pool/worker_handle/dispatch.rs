@@ -28,10 +28,14 @@ impl WorkerHandle {
         let submission = Submission::begin(chunk.first);
         let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
         let memories = chunk.memories.ids();
-        if self.header != Some((header, memories)) {
-            let sent = self.rings.send_memories(&chunk.memories);
-            if let Err(unsent) = self.check_sent(sent) {
-                return unsent;
+        let lacks_memories = self.rings.lacks(&chunk.memories);
+        if lacks_memories || self.header != Some((header, memories)) {
+            if lacks_memories {
+                let sent = self.rings.send_memories(&chunk.memories);
+                // Whatever the kernel refuses, it would be the failure of all items of the chunk.
+                if let Err(unsent) = self.check_sent(sent, |error| error.os_error().is_some()) {
+                    return unsent;
+                }
             }
             let named: Vec<MemoryId> = memories.into_iter().take_while(|&id| id != 0).collect();
             let mut bytes = Vec::new();
@@ -46,11 +50,15 @@ impl WorkerHandle {
             Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
             Body::OutOfLine(message) => {
                 let sent = self.rings.send_out_of_line(message);
-                self.check_sent(sent).map_or_else(|unsent| unsent, |()| self.submit(chunk, 1, start))
+                self.check_sent(sent, Error::is_shortage_of_descriptors)
+                    .map_or_else(|unsent| unsent, |()| self.submit(chunk, 1, start))
             }
         };
         if matches!(outcome, Dispatched::Accepted) {
             self.header = Some((chunk.header(), memories)); // that of an item that follows without a gap
+            if lacks_memories {
+                self.in_flight.pin();
+            }
             let (first, count) =
                 (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);
             self.submissions.submitted(submission, self.pid(), first, count);
@@ -61,8 +69,13 @@ impl WorkerHandle {
         outcome
     }
 
-    /// What becomes of a dispatch if its message was not sent.
-    fn check_sent(&mut self, sent: Result<Sent>) -> Result<(), Dispatched> {
+    /// What becomes of a dispatch if its message was not sent. It is tried again for a time if the error
+    /// `may_pass`.
+    fn check_sent(
+        &mut self,
+        sent: Result<Sent>,
+        may_pass: impl FnOnce(&Error) -> bool,
+    ) -> Result<(), Dispatched> {
         match sent {
             Ok(Sent::Done) => {
                 self.shortage.record_success();
@@ -73,9 +86,7 @@ impl WorkerHandle {
                 self.phase.hang_up(); // its exit status tells more than its socket
                 Err(Dispatched::Full)
             }
-            Err(error) if error.is_shortage_of_descriptors() && self.shortage.record_failure() => {
-                Err(Dispatched::WouldBlock)
-            }
+            Err(error) if may_pass(&error) && self.shortage.record_failure() => Err(Dispatched::WouldBlock),
             Err(error) => Err(Dispatched::Failed(error)),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::ipc::packet::Message;
-use crate::ipc::wire::Memories;
+use crate::ipc::wire::{self, Memories};
 use crate::pool::call::Call;
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::recording::ItemArguments;
@@ -19,6 +19,8 @@ pub(crate) struct InFlight {
     count: u32,
     /// The shortest time limit of any item; `None` without limits.
     least_timeout: Option<Duration>,
+    /// The first item must not be revoked: by it the worker takes the memories that were sent in front of it.
+    is_pinned: bool,
 }
 
 /// Consecutive items of one call in a worker's rings.
@@ -47,10 +49,16 @@ impl InFlight {
         self.count
     }
 
-    /// The number of items that can be revoked: all but out-of-line ones.
+    /// The number of items that can be revoked: all but out-of-line and [pinned](Self::pin) ones.
     pub(crate) fn revocable(&self) -> u32 {
         let messages = self.spans.iter().filter(|span| span.message.is_some() && span.left() > 0).count();
-        self.count.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX))
+        let kept = messages + usize::from(self.is_pinned);
+        self.count.saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX))
+    }
+
+    /// Has the only item, or the first of the only ones, run by this worker, to which memories were sent with it.
+    pub(crate) fn pin(&mut self) {
+        self.is_pinned = !self.is_front_message();
     }
 
     /// The call of the oldest item.
@@ -95,12 +103,12 @@ impl InFlight {
 
     /// Whether the item that killed its worker may run again.
     ///
-    /// An item with descriptors may not: the pool closed them when it was claimed, and the peer has seen
-    /// that.
+    /// An item with ends of queues, files and the like may not: the pool closed them when it was claimed, and the
+    /// peer has seen that.
     pub(crate) fn may_front_run_again(&self) -> bool {
         self.spans.front().is_some_and(|span| {
             span.call.may_retry(span.deaths.len())
-                && span.message.as_ref().is_none_or(|message| !message.had_descriptors())
+                && span.message.as_ref().is_none_or(|message| message.is_repeatable())
         })
     }
 
@@ -126,6 +134,7 @@ impl InFlight {
     /// run of them to `done`.
     pub(crate) fn complete(&mut self, count: u32, mut done: impl FnMut(&Arc<Call>, u64, u32)) {
         let mut left = count.min(self.count);
+        self.is_pinned &= left == 0;
         self.subtract(left);
         while let Some(span) = self.spans.front_mut().filter(|_| left > 0) {
             let some = left.min(span.left());
@@ -164,26 +173,29 @@ impl InFlight {
         self.count -= count;
         if self.count == 0 {
             self.least_timeout = None; // otherwise it stays a lower bound
+            self.is_pinned = false;
         }
     }
 
     /// The arguments of the first item, which is to be completed next.
     pub(crate) fn take_arguments(&mut self, rings: &PoolSide) -> Option<ItemArguments> {
         let span = self.spans.front_mut()?;
-        let message = span.message.take();
-        if !span.memories.is_empty() || message.as_ref().is_some_and(|message| message.had_descriptors()) {
-            return Some(ItemArguments::HoldDescriptors);
-        }
-        if let Some(message) = message {
-            return Some(ItemArguments::OutOfLine(*message));
-        }
-        Some(ItemArguments::Inline(rings.copy_item(span.start, span.done, span.size)))
+        let arguments = match span.message.take() {
+            Some(message) if !message.holds_descriptors() => ItemArguments::OutOfLine(*message),
+            Some(_) => ItemArguments::HoldDescriptors,
+            None => {
+                let bytes = rings.copy_item(span.start, span.done, span.size);
+                let names_memory = !span.memories.is_empty() && wire::has_attachments(&bytes);
+                if names_memory { ItemArguments::HoldDescriptors } else { ItemArguments::Inline(bytes) }
+            }
+        };
+        Some(arguments)
     }
 
-    /// Closes the first item's descriptors.
-    pub(crate) fn drop_descriptors(&mut self) {
+    /// Closes the first item's descriptors, but memory.
+    pub(crate) fn close_ends(&mut self) {
         if let Some(message) = self.spans.front_mut().and_then(|span| span.message.as_mut()) {
-            message.drop_descriptors();
+            message.close_ends();
         }
     }
 

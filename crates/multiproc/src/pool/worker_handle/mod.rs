@@ -247,7 +247,7 @@ impl WorkerHandle {
 
     /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
-        let most = if matches!(chunk.body, Body::OutOfLine(_)) { 1 } else { most };
+        let most = if self.must_be_idle_for(chunk) { 1 } else { most };
         self.is_ready()
             && self.accepts_work()
             && self.worker_bound.is_empty()
@@ -268,7 +268,13 @@ impl WorkerHandle {
             && !self.takes_no_more
             && !self.stall_detector.is_paused()
             && self.assigned() == 0
-            && !matches!(chunk.body, Body::OutOfLine(_))
+            && !self.must_be_idle_for(chunk)
+    }
+
+    /// Whether the chunk comes with messages. A busy worker would leave them in its socket, where descriptors stay open,
+    /// and where there is room for some hundreds.
+    fn must_be_idle_for(&self, chunk: &Chunk) -> bool {
+        matches!(chunk.body, Body::OutOfLine(_)) || self.rings.lacks(&chunk.memories)
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -279,7 +285,8 @@ impl WorkerHandle {
     /// Revokes up to `most` unclaimed items and returns them in input order.
     ///
     /// An out-of-line item cannot be revoked: its descriptors are in transit, and would keep a queue open
-    /// there. Such an item is only dispatched to an idle worker, so it is claimed at once.
+    /// there. Nor can an item with which memories were sent. Such an item is only dispatched to an idle worker, so it
+    /// is claimed at once.
     pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
         let count = self.rings.revoke(most.min(self.in_flight.revocable())).unwrap_or_else(|error| {
             self.fail_worker(error);

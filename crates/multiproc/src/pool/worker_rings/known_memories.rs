@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::MemoryName;
 use crate::ipc::wire::{MAX_MEMORIES, MAX_MEMORY_BYTES, MemoryId};
 
 /// `T`: what a side keeps of each.
@@ -21,11 +22,12 @@ impl<T> Default for KnownMemories<T> {
 
 impl<T> KnownMemories<T> {
     pub(super) fn get(&self, id: MemoryId) -> Option<&T> {
-        self.known.iter().find(|(known, ..)| *known == id).map(|(.., kept)| kept)
+        self.known.iter().rev().find(|(known, ..)| *known == id).map(|(.., kept)| kept)
     }
 
     /// Adds one that was sent. The oldest make room for it.
-    pub(super) fn add(&mut self, id: MemoryId, size: usize, kept: T) {
+    pub(super) fn add(&mut self, MemoryName { id, size }: MemoryName, kept: T) {
+        let size = size.get();
         self.known.push_back((id, size, kept));
         self.bytes = self.bytes.saturating_add(size);
         while self.known.len() > MAX_MEMORIES || self.bytes > MAX_MEMORY_BYTES {
@@ -37,6 +39,8 @@ impl<T> KnownMemories<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
 
     fn known(memories: &KnownMemories<()>) -> Vec<MemoryId> {
@@ -46,11 +50,12 @@ mod tests {
     #[test]
     fn the_oldest_are_forgotten_beyond_the_most_memories_and_the_most_bytes() {
         let mut memories = KnownMemories::default();
-        (1..=10).for_each(|id| memories.add(id, 1, ()));
+        let name = |id, size| MemoryName { id, size: NonZeroUsize::new(size).unwrap() };
+        (1..=10).for_each(|id| memories.add(name(id, 1), ()));
         assert_eq!(known(&memories), [3, 4, 5, 6, 7, 8, 9, 10]);
-        memories.add(11, MAX_MEMORY_BYTES - 2, ());
+        memories.add(name(11, MAX_MEMORY_BYTES - 2), ());
         assert_eq!(known(&memories), [9, 10, 11]);
-        memories.add(12, MAX_MEMORY_BYTES, ());
+        memories.add(name(12, MAX_MEMORY_BYTES), ());
         assert_eq!(known(&memories), [12]);
         assert!(memories.get(12).is_some() && memories.get(11).is_none());
     }

@@ -80,6 +80,8 @@ const IDLE: usize = 296;
 const FAILED: usize = 304;
 /// The number of out-of-line results, at least.
 const OUT_OF_LINE_COUNT: usize = 280;
+/// The number of memories that it has lost for lack of a descriptor.
+const MEMORIES_LOST: usize = 312;
 /// Items between two clock reads of the worker. Above 1, results may be invisible, which a flush says by a 2.
 const ITEMS_PER_CLOCK_READ: usize = 272;
 /// The worker is ready: its initializer has returned.
@@ -110,7 +112,9 @@ impl WorkerRings {
         for event in [ITEMS_EVENT, ROOM_EVENT] {
             rings.0.word32(event).store(just_before_overflow(16), Relaxed);
         }
-        rings.0.word32(OUT_OF_LINE_COUNT).store(just_before_overflow(4), Relaxed);
+        for count in [OUT_OF_LINE_COUNT, MEMORIES_LOST] {
+            rings.0.word32(count).store(just_before_overflow(4), Relaxed);
+        }
         rings.requests().store(just_before_overflow(16), Relaxed);
         Ok(rings)
     }
@@ -271,8 +275,8 @@ impl MemoryName {
         [self.id.to_le_bytes(), (self.size.get() as u64).to_le_bytes()].concat()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let ([id, size], []) = bytes.as_chunks() else { return None };
+    fn in_packet(packet: &[u8]) -> Option<Self> {
+        let ([id, size], []) = packet::prefix(packet).get(PREFIX..)?.as_chunks() else { return None };
         let size = usize::try_from(u64::from_le_bytes(*size)).ok().and_then(NonZeroUsize::new)?;
         Some(Self { id: u64::from_le_bytes(*id), size })
     }

@@ -2,13 +2,16 @@
 
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
+
 use super::WorkerSide;
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, Content, OnShortage};
 use crate::ipc::wire::{Memories, MemoryId, SharedFd};
 use crate::pool::worker_rings::{
-    MAX_LINK_PACKETS, MEMORY, MemoryName, MessageHeader, PREFIX, ReceivedMessage,
+    MAX_LINK_PACKETS, MEMORIES_LOST, MEMORY, MemoryName, MessageHeader, PREFIX, ReceivedMessage,
 };
+use crate::sys::atomic::Relaxed;
 use crate::sys::failpoint::{self, Failpoint};
 
 impl WorkerSide {
@@ -53,51 +56,64 @@ impl WorkerSide {
 
     fn memory(&mut self, id: MemoryId) -> Result<SharedFd> {
         for _ in 0..MAX_LINK_PACKETS {
-            if let Some(memory) = self.memories.get(id) {
+            if let Some(Some(memory)) = self.memories.get(id) {
                 return Ok(memory.clone());
+            }
+            // One that was lost may have been sent again. Behind that is the item's own message.
+            if self.memories.get(id).is_some() && !self.is_memory_next() {
+                return Err(Error::os("receive shared memory", Errno::EMFILE));
             }
             self.next_message()?;
         }
         Err(Error::decode("shared memory", "other messages are in its place"))
     }
 
-    /// Receives the next message. A memory for whose descriptor there is no room is an error, and can be received
-    /// later: the pool counts on the memories that it has sent.
+    fn is_memory_next(&self) -> bool {
+        let packet = self.link.next_packet_start();
+        packet.is_some_and(|packet| MessageHeader::of(packet::prefix(&packet)).kind == MEMORY)
+    }
+
+    /// Receives the next message.
     fn next_message(&mut self) -> Result<Next> {
-        let mut message = match ReceivedMessage::next(&self.link, OnShortage::Leave) {
+        let message = match ReceivedMessage::next(&self.link, OnShortage::Leave) {
             Ok(message) => message,
-            Err(error) if error.is_shortage_of_descriptors() => {
-                let Some(number) = self.discard_item() else { return Err(error) };
-                return Ok(Next::Lost(number, error));
-            }
+            Err(error) if error.is_shortage_of_descriptors() => return self.lose_message(error),
             Err(error) => return Err(error),
         };
         if message.header.kind != MEMORY {
             return Ok(Next::Item(message));
         }
-        let name = packet::prefix(&message.packet).get(PREFIX..).and_then(MemoryName::from_bytes);
-        let (Some(MemoryName { id, size }), Some(memory)) = (name, message.descriptors.pop()) else {
+        let (name, memory) = (MemoryName::in_packet(&message.packet), message.descriptors.into_iter().next());
+        let (Some(name), Some(memory)) = (name, memory) else {
             return Err(Error::decode("shared memory", "its name or its descriptor is missing"));
         };
-        self.memories.add(id, size.get(), SharedFd::of_memory(memory, size));
+        let memory = SharedFd::of_named_memory(memory, name.size);
+        self.memories.add(name, Some(memory));
         failpoint::hit(Failpoint::MemoryReceived);
         Ok(Next::Memory)
     }
 
-    /// Discards the next message, unless it is a memory; returns its number.
-    fn discard_item(&self) -> Option<u32> {
-        let header = MessageHeader::of(&self.link.next_prefix()?);
-        (header.kind != MEMORY).then(|| {
-            self.link.discard();
-            header.number
-        })
+    /// Discards the next message, for whose descriptors there is no room. The pool sends a memory again when it learns
+    /// that it was lost.
+    #[cold]
+    fn lose_message(&mut self, error: Error) -> Result<Next> {
+        let Some(packet) = self.link.next_packet_start() else { return Err(error) };
+        self.link.discard();
+        let header = MessageHeader::of(packet::prefix(&packet));
+        if header.kind != MEMORY {
+            return Ok(Next::Lost(header.number, error));
+        }
+        let name = MemoryName::in_packet(&packet).ok_or(error)?;
+        self.memories.add(name, None);
+        self.rings.0.word32(MEMORIES_LOST).fetch_add(1, Relaxed);
+        Ok(Next::Memory)
     }
 }
 
 enum Next {
-    /// A memory has arrived, and items may name it.
+    /// A memory has arrived, or is known to be lost.
     Memory,
     Item(ReceivedMessage),
-    /// An item with this number, for whose descriptors there is no room, is discarded.
+    /// An item with this number is lost.
     Lost(u32, Error),
 }

@@ -39,8 +39,8 @@ pub(crate) struct WorkerSide {
     pub(super) rings: WorkerRings,
     pub(super) link: PacketSocket,
     wakeup_page: WakeupPage,
-    /// The memories that items may name, and those that the next items name.
-    memories: KnownMemories<SharedFd>,
+    /// The memories that items may name, `None` if it was lost; and those that the next items name.
+    memories: KnownMemories<Option<SharedFd>>,
     named: Memories,
     /// The time to spin for items before sleeping.
     spin: Duration,
