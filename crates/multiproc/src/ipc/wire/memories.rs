@@ -30,8 +30,7 @@ pub(crate) struct Arrived {
     pub(super) memories: Memories,
 }
 
-/// The most memories of a list, and the most bytes of them. A receiver keeps no more of them, see
-/// [`KnownMemories`](crate::pool::worker_rings::KnownMemories).
+/// The most memories of a list, and the most bytes of them. A worker keeps as many.
 pub(crate) const MAX_MEMORIES: usize = 8;
 pub(crate) const MAX_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 
