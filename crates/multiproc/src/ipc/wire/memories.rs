@@ -1,7 +1,8 @@
 //! Shared memory that several messages name. It travels once; values hold indices into the list.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::ptr;
+use std::sync::{Arc, Weak};
 
 use super::shared_fd::{MemoryId, SharedFd};
 
@@ -9,12 +10,25 @@ use super::shared_fd::{MemoryId, SharedFd};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memories(Option<Arc<[SharedFd]>>);
 
+/// What tells a list from any other.
+#[derive(Debug, Default)]
+pub(crate) struct MemoriesIdentity(Option<Weak<[SharedFd]>>);
+
 /// Whether these are clones.
 impl PartialEq for Memories {
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
+        }
+    }
+}
+
+impl PartialEq<MemoriesIdentity> for Memories {
+    fn eq(&self, MemoriesIdentity(identity): &MemoriesIdentity) -> bool {
+        match (&self.0, identity) {
+            (Some(list), Some(identity)) => ptr::addr_eq(Arc::as_ptr(list), identity.as_ptr()),
+            (list, identity) => list.is_none() && identity.is_none(),
         }
     }
 }
@@ -85,11 +99,13 @@ impl Memories {
     }
 
     /// Their names.
-    pub(crate) fn ids(&self) -> [MemoryId; MAX_MEMORIES] {
-        let mut ids = [0; MAX_MEMORIES];
-        let named = self.iter().filter_map(SharedFd::memory);
-        ids.iter_mut().zip(named).for_each(|(id, (name, _))| *id = name);
-        ids
+    pub(crate) fn names(&self) -> Vec<MemoryId> {
+        self.iter().filter_map(SharedFd::memory).map(|(id, _)| id).collect()
+    }
+
+    /// What tells this list, and its clones, from any other; without keeping the memories.
+    pub(crate) fn identity(&self) -> MemoriesIdentity {
+        MemoriesIdentity(self.0.as_ref().map(Arc::downgrade))
     }
 
     /// The one that an index in a value names; `None` if it is an index into the list of descriptors, or there is no
@@ -107,14 +123,14 @@ pub(super) fn is_memory(index: u32) -> bool {
 
 impl From<MemoryList> for Memories {
     fn from(MemoryList(memories): MemoryList) -> Self {
-        memories.into_iter().collect()
+        Self((!memories.is_empty()).then(|| memories.into()))
     }
 }
 
 impl FromIterator<SharedFd> for Memories {
     fn from_iter<I: IntoIterator<Item = SharedFd>>(memories: I) -> Self {
-        let memories: Arc<[_]> = memories.into_iter().collect();
-        Self((!memories.is_empty()).then_some(memories))
+        let memories: Vec<_> = memories.into_iter().collect();
+        Self((!memories.is_empty()).then(|| memories.into()))
     }
 }
 

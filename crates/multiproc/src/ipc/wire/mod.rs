@@ -23,7 +23,9 @@ use crate::codec::raw;
 use crate::codec::{EncodingChoice, ErasedValue};
 use crate::error::{Cause, Error, Result};
 
-pub(crate) use self::memories::{Arrived, MAX_MEMORIES, MAX_MEMORY_BYTES, Memories, MemoryList};
+pub(crate) use self::memories::{
+    Arrived, MAX_MEMORIES, MAX_MEMORY_BYTES, Memories, MemoriesIdentity, MemoryList,
+};
 pub(crate) use self::memory::SharedMemory;
 pub(crate) use self::shared_fd::{MemoryId, SharedFd};
 

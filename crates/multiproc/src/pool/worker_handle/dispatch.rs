@@ -3,7 +3,7 @@
 use super::WorkerHandle;
 use crate::error::{Error, Result};
 use crate::ipc::packet::Sent;
-use crate::ipc::wire::{self, MemoryId};
+use crate::ipc::wire;
 use crate::pool::call::TaskHeader;
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::worker_rings::TASK_HEADER;
@@ -27,9 +27,8 @@ impl WorkerHandle {
         let (start, written) = (self.rings.position(), self.rings.written());
         let submission = Submission::begin(chunk.first);
         let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
-        let memories = chunk.memories.ids();
         let lacks_memories = self.rings.lacks(&chunk.memories);
-        if lacks_memories || self.header != Some((header, memories)) {
+        if lacks_memories || self.header != Some(header) || chunk.memories != self.named {
             if lacks_memories {
                 let sent = self.rings.send_memories(&chunk.memories);
                 // Whatever the kernel refuses, it would be the failure of all items of the chunk.
@@ -37,9 +36,9 @@ impl WorkerHandle {
                     return unsent;
                 }
             }
-            let named: Vec<MemoryId> = memories.into_iter().take_while(|&id| id != 0).collect();
             let mut bytes = Vec::new();
-            let _ = wire::encode_internal(&(header, named), &mut bytes, "a header"); // of numbers: cannot fail
+            // Of numbers: cannot fail.
+            let _ = wire::encode_internal(&(header, chunk.memories.names()), &mut bytes, "a header");
             if !self.rings.write_header(TASK_HEADER, &bytes) {
                 self.takes_no_more = true;
                 return Dispatched::Full;
@@ -55,7 +54,8 @@ impl WorkerHandle {
             }
         };
         if matches!(outcome, Dispatched::Accepted) {
-            self.header = Some((chunk.header(), memories)); // that of an item that follows without a gap
+            self.header = Some(chunk.header()); // that of an item that follows without a gap
+            self.named = chunk.memories.identity();
             if lacks_memories {
                 self.in_flight.pin();
             }

@@ -26,7 +26,7 @@ use crate::error::{Origin, Result};
 use crate::ipc::fd_shortage::Shortage;
 use crate::ipc::frame::Frames;
 use crate::ipc::packet::PacketSocket;
-use crate::ipc::wire::{MAX_MEMORIES, MemoryId};
+use crate::ipc::wire::MemoriesIdentity;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::recording::Recording;
@@ -61,7 +61,8 @@ pub(crate) struct WorkerHandle {
     completed: u64,
     lost: u64,
     /// The header in force for the next item that is written, and the memories that it names.
-    header: Option<(TaskHeader, [MemoryId; MAX_MEMORIES])>,
+    header: Option<TaskHeader>,
+    named: MemoriesIdentity,
     /// The rings had no room, and no results have arrived since; or its item has been asked to end.
     takes_no_more: bool,
     /// Results copied from the rings that await a descriptor: the frames, how many, and the number of the
@@ -175,6 +176,7 @@ impl WorkerHandle {
             completed: 0,
             lost: 0,
             header: None,
+            named: MemoriesIdentity::default(),
             takes_no_more: false,
             unreceived: None,
             shortage: Shortage::default(),

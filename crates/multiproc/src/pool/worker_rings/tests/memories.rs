@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::*;
-use crate::ipc::wire::{MAX_MEMORIES, Memories, MemoryId, SharedFd};
+use crate::ipc::wire::{MAX_MEMORIES, Memories, SharedFd};
 use crate::sys::mapping::SharedMapping;
 
 /// Memories that hold their numbers.
@@ -25,7 +25,7 @@ fn number_in(memory: &SharedFd) -> u64 {
 fn submit(pool: &mut PoolSide, memories: &Memories, expected: &[u64]) -> u32 {
     let start = pool.position();
     assert_eq!(pool.send_memories(memories).unwrap(), Sent::Done);
-    let ids: Vec<MemoryId> = memories.ids().into_iter().take(expected.len()).collect();
+    let ids = memories.names();
     assert!(pool.write_header(TASK_HEADER, bytemuck::cast_slice(&[ids, expected.to_vec()].concat())));
     assert!(pool.write(&frames(&[1]), 1).is_empty());
     pool.submit(1).unwrap();

@@ -32,6 +32,9 @@ impl WorkerSide {
     /// Takes the memories that a header names, for the items after it. All were sent before it.
     pub(crate) fn take_memories(&mut self, ids: &[MemoryId]) -> Result<()> {
         self.named = Memories::NONE; // closes those of the header before
+        if ids.is_empty() {
+            return Ok(());
+        }
         self.named = ids.iter().map(|&id| self.memory(id)).collect::<Result<_>>()?;
         Ok(())
     }
