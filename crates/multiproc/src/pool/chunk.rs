@@ -43,6 +43,11 @@ impl Chunk {
         TaskHeader { first: self.call.header.first.at(self.first), ..self.call.header }
     }
 
+    /// The bytes of each item, if they are values of arrays, else 0.
+    pub(crate) fn value_size(&self) -> u32 {
+        if let Body::Values { size, .. } = self.body { size } else { 0 }
+    }
+
     /// Fails every item with `error`.
     pub(crate) fn fail(&self, error: &Error) {
         let error = error.clone().with_attempts(&self.deaths);

@@ -16,6 +16,7 @@ pub(crate) struct MemoriesIdentity(Option<Weak<[SharedFd]>>);
 
 /// Whether these are clones.
 impl PartialEq for Memories {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -25,6 +26,7 @@ impl PartialEq for Memories {
 }
 
 impl PartialEq<MemoriesIdentity> for Memories {
+    #[inline]
     fn eq(&self, MemoriesIdentity(identity): &MemoriesIdentity) -> bool {
         match (&self.0, identity) {
             (Some(list), Some(identity)) => ptr::addr_eq(Arc::as_ptr(list), identity.as_ptr()),
@@ -73,6 +75,7 @@ impl MemoryList {
     }
 
     /// Whether it names as many memories as it can.
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.0.len() >= MAX_MEMORIES
     }
@@ -94,6 +97,7 @@ impl Memories {
         self.0.iter().flat_map(|memories| memories.iter())
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -122,6 +126,7 @@ pub(super) fn is_memory(index: u32) -> bool {
 }
 
 impl From<MemoryList> for Memories {
+    #[inline]
     fn from(MemoryList(memories): MemoryList) -> Self {
         Self((!memories.is_empty()).then(|| memories.into()))
     }

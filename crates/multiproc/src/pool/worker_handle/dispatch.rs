@@ -43,6 +43,7 @@ impl WorkerHandle {
                 self.takes_no_more = true;
                 return Dispatched::Full;
             }
+            self.named = chunk.memories.identity();
         }
         let before = self.in_flight.count();
         let outcome = match &mut chunk.body {
@@ -55,7 +56,6 @@ impl WorkerHandle {
         };
         if matches!(outcome, Dispatched::Accepted) {
             self.header = Some(chunk.header()); // that of an item that follows without a gap
-            self.named = chunk.memories.identity();
             if lacks_memories {
                 self.in_flight.pin();
             }

@@ -121,12 +121,11 @@ impl InFlight {
     /// Adds the first `count` items of a chunk, which begin at `start` in the ring. Takes the message of an
     /// out-of-line item.
     pub(crate) fn add(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
-        let span = Span::new(chunk, count, start);
         self.count += count;
-        self.least_timeout = self.least_timeout.into_iter().chain(span.call.options.timeout).min();
+        self.least_timeout = self.least_timeout.into_iter().chain(chunk.call.options.timeout).min();
         match self.spans.back_mut() {
-            Some(last) if last.continues_with(&span) => last.count += count,
-            _ => self.spans.push_back(span),
+            Some(last) if last.continues_with(chunk, start) => last.count += count,
+            _ => self.spans.push_back(Span::new(chunk, count, start)),
         }
     }
 
@@ -209,7 +208,7 @@ impl Span {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
         let memories = chunk.memories.clone();
-        let size = if let Body::Values { size, .. } = chunk.body { size } else { 0 };
+        let size = chunk.value_size();
         let mut message = None;
         if let Body::OutOfLine(_) = chunk.body {
             chunk.count = 0;
@@ -223,15 +222,15 @@ impl Span {
         self.count - self.done
     }
 
-    /// Whether `next` can be merged into this span. Spans stay short, since the ring bytes of a span are
-    /// released together.
-    fn continues_with(&self, next: &Self) -> bool {
-        let is_message = self.message.is_some() || next.message.is_some();
-        let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
-        let has_history = !self.deaths.is_empty() || !next.deaths.is_empty();
-        let is_next = self.first + u64::from(self.count) == next.first && !has_history;
-        let is_alike = self.size == next.size && self.memories == next.memories;
-        is_next && is_small && !is_message && is_alike && Arc::ptr_eq(&self.call, &next.call)
+    /// Whether the first items of a chunk, which begin at `start`, can be added to this span. Spans stay short, since
+    /// the ring bytes of a span are released together.
+    fn continues_with(&self, chunk: &Chunk, start: u32) -> bool {
+        let is_next = self.first + u64::from(self.count) == chunk.first;
+        let is_message = self.message.is_some() || matches!(chunk.body, Body::OutOfLine(_));
+        let is_small = start.wrapping_sub(self.start) < 16 * 1024;
+        let has_history = !self.deaths.is_empty() || !chunk.deaths.is_empty();
+        let is_alike = self.size == chunk.value_size() && self.memories == chunk.memories;
+        is_next && !is_message && is_small && !has_history && is_alike && Arc::ptr_eq(&self.call, &chunk.call)
     }
 
     /// Splits the last `count` items off; returns them and their position in the ring.

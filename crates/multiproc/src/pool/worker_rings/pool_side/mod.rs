@@ -156,6 +156,7 @@ impl PoolSide {
     }
 
     /// Whether the worker lacks some of these memories.
+    #[inline]
     pub(crate) fn lacks(&self, memories: &Memories) -> bool {
         !memories.is_empty() && (self.has_lost_memories() || self.first_unknown(memories).is_some())
     }
