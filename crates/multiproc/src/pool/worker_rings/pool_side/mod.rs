@@ -32,7 +32,7 @@ pub(crate) struct PoolSide {
     rings: WorkerRings,
     pub(super) link: PacketSocket,
     /// The memories that it has sent, and the worker keeps; and how many of them the worker had lost then.
-    memories: KnownMemories<()>,
+    memories: Box<KnownMemories<()>>,
     lost_memories: u32,
     /// The end of the submitted items.
     tail: Position,
@@ -83,7 +83,7 @@ impl PoolSide {
         Self {
             rings,
             link,
-            memories: KnownMemories::default(),
+            memories: Box::default(),
             lost_memories: just_before_overflow(4),
             tail: Position::START,
             freed: Position::START.bytes,
@@ -166,7 +166,7 @@ impl PoolSide {
     pub(crate) fn send_memories(&mut self, memories: &Memories) -> Result<Sent> {
         if self.has_lost_memories() {
             self.lost_memories = self.rings.0.word32(MEMORIES_LOST).load(Relaxed);
-            self.memories = KnownMemories::default();
+            self.memories = Box::default();
         }
         // One of them may take another's place. There is room for all of them, so this ends.
         while let Some((fd, name)) = self.first_unknown(memories) {

@@ -40,7 +40,7 @@ pub(crate) struct WorkerSide {
     pub(super) link: PacketSocket,
     wakeup_page: WakeupPage,
     /// The memories that items may name, `None` if it was lost; and those that the next items name.
-    memories: KnownMemories<Option<SharedFd>>,
+    memories: Box<KnownMemories<Option<SharedFd>>>,
     named: Memories,
     /// The time to spin for items before sleeping.
     spin: Duration,
@@ -86,7 +86,7 @@ impl WorkerSide {
             rings,
             link,
             wakeup_page,
-            memories: KnownMemories::default(),
+            memories: Box::default(),
             named: Memories::NONE,
             spin,
             failed_spins: 0,
