@@ -11,6 +11,8 @@ use super::square;
 use crate::support::{Outcome, trials};
 
 trials![
+    what_is_behind_the_end_of_an_input_is_not_taken,
+    batches_of_large_items_have_few,
     the_sum_of_any_number_of_items_is_right,
     results_are_merged_in_the_order_of_the_items,
     a_panic_names_its_item,
@@ -38,6 +40,30 @@ fn the_sum_of_any_number_of_items_is_right() -> Outcome {
         let endless = (0..).take_while(|&n| n < count); // of unknown length
         assert_eq!(pool.map_reduce(square, add, endless)?, sum, "{count} items");
     }
+    Ok(())
+}
+
+fn what_is_behind_the_end_of_an_input_is_not_taken() -> Outcome {
+    let pool = Pool::new(2)?;
+    for end in [1, 500, 1_003, 1_777] {
+        let items = || (0..3_000).map_while(|number| (number != end).then_some(number));
+        let sum = items().map(square).reduce(add);
+        assert_eq!(pool.map_reduce(square, add, items())?, sum, "{end} items");
+    }
+    Ok(())
+}
+
+/// However fast they are: the program has some of the batches for each worker.
+fn batches_of_large_items_have_few() -> Outcome {
+    let pool = Pool::new(1)?;
+    let length = |bytes: Vec<u8>| match bytes[0] {
+        7 => std::process::abort(),
+        _ => bytes.len(),
+    };
+    let items = (0..80).map(|number| vec![if number == 70 { 7_u8 } else { 0 }; 1 << 20]);
+    let error = pool.map_reduce(length, |a: usize, b: usize| a + b, items).unwrap_err();
+    let lost = error.items().unwrap();
+    assert!(lost.contains(&70) && (1..=4).contains(&(lost.end - lost.start)), "{lost:?}");
     Ok(())
 }
 

@@ -96,8 +96,10 @@ pub(crate) struct ChunkBuilder {
     /// The size in bytes of each item, if all are values for arrays, else 0. `frames` then holds only values.
     size: u32,
     memories: MemoryList,
-    /// The last item, if it is out of line.
-    out_of_line: Option<Message>,
+    /// The last item has added the last memory for which there was room, and is not the only item.
+    has_filled_memories: bool,
+    /// The last item, if it is out of line, and whether it may name memories.
+    out_of_line: Option<(Message, bool)>,
 }
 
 /// How [`ChunkBuilder::fill`] ended.
@@ -113,12 +115,17 @@ impl ChunkBuilder {
     /// With a capacity of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
         let (frames, memories) = (Vec::with_capacity(bytes), MemoryList::default());
-        Self { frames, end: 0, count: 0, size: 0, memories, out_of_line: None }
+        Self { frames, end: 0, count: 0, size: 0, memories, has_filled_memories: false, out_of_line: None }
     }
 
     /// The bytes so far.
     pub(crate) fn bytes(&self) -> usize {
         self.frames.len()
+    }
+
+    /// The bytes so far, also of an item that is out of line.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        self.frames.len() + self.out_of_line.as_ref().map_or(0, |(message, _)| message.length())
     }
 
     #[inline]
@@ -185,7 +192,7 @@ impl ChunkBuilder {
                 Ok(())
             }
             Some(bytes) => {
-                self.out_of_line = Some(Message::large(bytes)?);
+                self.out_of_line = Some((Message::large(bytes)?, false));
                 Ok(())
             }
             None => {
@@ -199,8 +206,10 @@ impl ChunkBuilder {
         encode: impl FnOnce(&mut Vec<u8>, &mut MemoryList) -> Result<Vec<SharedFd>>,
     ) -> Result<()> {
         let start = begin_frame(&mut self.frames);
+        let was_full = self.memories.is_full();
         match encode(&mut self.frames, &mut self.memories) {
             Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= MAX_INLINE => {
+                self.has_filled_memories = self.count > 0 && !was_full && self.memories.is_full();
                 end_frame(&mut self.frames, start, VALUE);
                 self.end = self.frames.len();
                 self.count += 1;
@@ -209,7 +218,8 @@ impl ChunkBuilder {
             encoded => {
                 let bytes = self.frames.split_off(start + FRAME_HEADER);
                 self.frames.truncate(start);
-                self.out_of_line = Some(Message::new(bytes, encoded?)?);
+                let may_name = wire::has_attachments(&bytes);
+                self.out_of_line = Some((Message::new(bytes, encoded?)?, may_name));
                 Ok(())
             }
         }
@@ -218,7 +228,7 @@ impl ChunkBuilder {
     /// Whether it should take no more items.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.frames.len() >= MAX_CHUNK_BYTES || self.out_of_line.is_some() || self.memories.is_full()
+        self.frames.len() >= MAX_CHUNK_BYTES || self.out_of_line.is_some() || self.has_filled_memories
     }
 
     /// The chunks; `first` is the input index of the first item. There are two if the last item is out of
@@ -229,22 +239,25 @@ impl ChunkBuilder {
             self.frames.truncate(self.end);
         }
         let memories = Memories::from(self.memories);
-        let chunk = move |first, count, body| Chunk {
+        let chunk = |first, count, memories, body| Chunk {
             call: Arc::clone(call),
             first,
             count,
             deaths: Vec::new(),
             sort_key: 0,
-            memories: memories.clone(),
+            memories,
             body,
         };
         let body = match self.size {
             0 => Body::Frames { bytes: self.frames, start: 0 },
             size => Body::Values { bytes: self.frames, start: 0, size },
         };
-        let frames = (count > 0).then(|| chunk(first, count, body));
+        let frames = (count > 0).then(|| chunk(first, count, memories.clone(), body));
         let index = first + u64::from(count);
-        let out_of_line = self.out_of_line.map(|message| chunk(index, 1, Body::OutOfLine(message)));
+        let out_of_line = self.out_of_line.map(|(message, may_name)| {
+            let memories = if may_name { memories } else { Memories::NONE };
+            chunk(index, 1, memories, Body::OutOfLine(message))
+        });
         frames.into_iter().chain(out_of_line)
     }
 }

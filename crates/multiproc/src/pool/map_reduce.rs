@@ -7,8 +7,12 @@
 use std::any::type_name;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::iter::Fuse;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use serde_core::Serialize;
@@ -26,6 +30,8 @@ const TARGET_TIME: Duration = Duration::from_millis(25);
 /// The most items of a batch, and the most growth over the batch before.
 const MAX_LEN: usize = 4096;
 const MAX_GROWTH: usize = 8;
+/// About the most encoded bytes of a batch: some are there for each worker, also as values.
+const MAX_BYTES: usize = 4 << 20;
 
 /// Maps and merges a batch.
 pub(crate) struct MapReduce<F, M>(PhantomData<fn() -> (F, M)>);
@@ -82,7 +88,8 @@ where
 
 /// Splits an input into batches.
 pub(crate) struct Batches<I> {
-    input: I,
+    /// Not asked again once it has ended: it may go on behind its end.
+    input: Fuse<I>,
     workers: usize,
     plan: Rc<Plan>,
     taken: u64,
@@ -94,6 +101,9 @@ pub(crate) struct Plan {
     len: Cell<usize>,
     /// The most items of a batch.
     max_len: usize,
+    /// The items of the last batch, and its encoded bytes.
+    last_len: Cell<usize>,
+    last_bytes: Arc<AtomicUsize>,
     /// The first item and the length of each batch whose result is pending.
     pending: RefCell<VecDeque<(u64, u64)>>,
 }
@@ -102,7 +112,19 @@ impl Plan {
     pub(crate) fn new(is_timed: bool) -> Rc<Self> {
         // A time limit is that of an item.
         let max_len = if is_timed { 1 } else { MAX_LEN };
-        Rc::new(Self { len: Cell::new(1), max_len, pending: RefCell::default() })
+        let (len, last_len, last_bytes) = (Cell::new(1), Cell::new(1), Arc::default());
+        Rc::new(Self { len, max_len, last_len, last_bytes, pending: RefCell::default() })
+    }
+
+    /// Where the caller of [`Batches`] puts the encoded bytes of each.
+    pub(crate) fn last_bytes(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.last_bytes)
+    }
+
+    /// The length of a batch by its time and its bytes.
+    fn len(&self) -> usize {
+        let bytes_per_item = self.last_bytes.load(Relaxed) / self.last_len.get();
+        self.len.get().min(MAX_BYTES / bytes_per_item.clamp(1, MAX_BYTES))
     }
 
     fn learn(&self, items: u64, nanos: u64) {
@@ -115,7 +137,7 @@ impl Plan {
 
 impl<I: Iterator> Batches<I> {
     pub(crate) fn new(input: I, workers: usize, plan: Rc<Plan>) -> Self {
-        Self { input, workers, plan, taken: 0 }
+        Self { input: input.fuse(), workers, plan, taken: 0 }
     }
 }
 
@@ -124,10 +146,11 @@ impl<I: Iterator> Iterator for Batches<I> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let share = self.input.size_hint().1.map_or(usize::MAX, |left| left.div_ceil(2 * self.workers));
-        let len = self.plan.len.get().min(share.max(1));
+        let len = self.plan.len().min(share.max(1));
         let items: Vec<_> = self.input.by_ref().take(len).collect();
         let count = items.len() as u64;
         (count > 0).then(|| {
+            self.plan.last_len.set(items.len());
             self.plan.pending.borrow_mut().push_back((self.taken, count));
             self.taken += count;
             (items,)

@@ -40,7 +40,8 @@ pub struct WorkerStats {
     pub pid: Option<u32>,
     /// The number of tasks that have returned. An `Err` that a task returns is its result.
     pub tasks_done: u64,
-    /// The number of tasks that have panicked, died with their worker, or were ended with it.
+    /// The number of tasks that have panicked (but not in a [`map_reduce`](super::Pool::map_reduce)), died with their
+    /// worker, or were ended with it.
     pub tasks_failed: u64,
     /// The number of further runs of tasks whose worker died ([`retries`](super::CallOptions::retries)).
     pub tasks_retried: u64,

@@ -105,7 +105,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         let plan = Plan::new(self.options.timeout.is_some());
         let batches = Batches::new(items.into_iter(), self.dispatcher.workers(), Rc::clone(&plan));
         let results = self.results(MapReduce::new(map.remote(), merge), batches, ResultOrder::Input, None)?;
-        merge_batches(results, &plan, merge)
+        merge_batches(results.with_encoded_bytes(plan.last_bytes()), &plan, merge)
     }
 
     /// As [`Pool::apply`](crate::Pool::apply).
@@ -204,9 +204,9 @@ impl<'pool, M> CallOptions<'pool, M> {
         R: Serialize + DeserializeOwned,
     {
         let call = self.begin_named(task, true)?;
-        call.hold_until_result(permit);
         let mut builder = ChunkBuilder::new(0);
         builder.add(args)?;
+        call.hold_until_result(permit);
         self.dispatcher.submit(builder.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(self.dispatcher), call))
     }

@@ -1,6 +1,7 @@
 //! The input of a call: how many items are taken from it, and when; and the chunks that they are cut into.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use serde_core::Serialize;
@@ -85,6 +86,9 @@ where
             })
         });
         self.bytes = builder.bytes();
+        if let Some(encoded_bytes) = &self.encoded_bytes {
+            encoded_bytes.store(builder.encoded_bytes(), Relaxed);
+        }
         self.taken += u64::from(builder.count()) + u64::from(encode_error.is_some());
         self.submit(builder, first);
         if let Some(error) = encode_error {

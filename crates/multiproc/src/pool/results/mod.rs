@@ -6,6 +6,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 #[cfg(feature = "async")]
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(crate) struct Results<'pool, I, R> {
     max_len: u64,
     /// The bytes of the last chunk.
     bytes: usize,
+    /// For an input that wants to know: the bytes of the last chunk's items, however they travel.
+    encoded_bytes: Option<Arc<AtomicUsize>>,
     /// The time of the input per item, when last measured.
     input_time: Duration,
     /// Items taken from the input.
@@ -99,6 +102,7 @@ where
             chunk_len: 1,
             max_len: u64::MAX,
             bytes: 0,
+            encoded_bytes: None,
             input_time: Duration::ZERO,
             taken: 0,
             pending: 0,
@@ -109,6 +113,12 @@ where
             driver: look_ahead.is_none().then(|| dispatcher.become_driver(true)),
             result: PhantomData,
         })
+    }
+
+    /// Has the encoded bytes of each chunk put there.
+    pub(super) fn with_encoded_bytes(mut self, encoded_bytes: Arc<AtomicUsize>) -> Self {
+        self.encoded_bytes = Some(encoded_bytes);
+        self
     }
 
     /// Runs user code, during which this thread does not drive the pool.
