@@ -1,5 +1,6 @@
 //! `wait_any`: waits until one of several things is ready: receivers, pipes, processes, tasks, calls, sockets.
 
+use std::cell::RefCell;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -14,7 +15,7 @@ use crate::channel::ReceiverCore;
 use crate::error::Result;
 use crate::fd::Fd;
 use crate::pipe::Connection;
-use crate::pool::TaskHandle;
+use crate::pool::{CountedWaker, TaskHandle};
 use crate::process::Process;
 use crate::queue::Receiver;
 use crate::server::CallHandle;
@@ -185,7 +186,7 @@ fn of_receiver(receiver: &ReceiverCore) -> [(BorrowedFd<'_>, PollFlags); 2] {
 
 /// Wakes the waiting thread when a task's result arrives; made for the first task.
 #[derive(Default)]
-pub struct TaskEvent(OnceLock<(Arc<Event>, Waker)>);
+pub struct TaskEvent(OnceLock<(Arc<Event>, Waker)>, RefCell<Vec<CountedWaker>>);
 
 struct Event(OwnedFd);
 
@@ -234,7 +235,7 @@ impl<R> Wait for TaskHandle<R> {
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
         let (event, waker) = watch.task_event.get_or_create()?;
         eventfd::clear(event.0.as_fd());
-        TaskHandle::watch(self, waker);
+        watch.task_event.1.borrow_mut().extend(TaskHandle::watch(self, waker));
         watch.polled.push((event.0.as_fd(), PollFlags::POLLIN));
         Ok(())
     }

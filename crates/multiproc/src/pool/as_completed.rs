@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_core::de::DeserializeOwned;
 
 use super::completions::OnArrival;
+use super::dispatcher::CountedWaker;
 use super::task_handle::TaskHandle;
 use crate::error::Result;
 use crate::sys::poll::Deadline;
@@ -66,10 +67,16 @@ use crate::sys::private_mutex::PrivateMutex;
 /// ```
 pub fn as_completed<R: DeserializeOwned>(handles: impl IntoIterator<Item = TaskHandle<R>>) -> AsCompleted<R> {
     let arrivals = Arc::new(Arrivals::default());
-    let handles: Vec<_> = handles.into_iter().map(Some).collect();
-    for (index, handle) in handles.iter().flatten().enumerate() {
+    let count = |handle: TaskHandle<R>| Some((handle.dispatcher.count_waker(), handle));
+    let handles: Vec<_> = handles.into_iter().map(count).collect();
+    let mut checked = None;
+    for (index, (_, handle)) in handles.iter().flatten().enumerate() {
         let waker = Waker::from(Arc::new(Arrival { index, arrivals: Arc::clone(&arrivals) }));
         handle.dispatcher.wake_at_arrival(&handle.call, OnArrival::Own(waker.clone()));
+        // Once a pool: a thousand handles are mostly of one.
+        if checked.replace(&handle.dispatcher).is_none_or(|last| !Arc::ptr_eq(last, &handle.dispatcher)) {
+            handle.dispatcher.check();
+        }
         if handle.is_settled() {
             waker.wake(); // the pool has not called it
         }
@@ -83,7 +90,7 @@ pub fn as_completed<R: DeserializeOwned>(handles: impl IntoIterator<Item = TaskH
 #[must_use = "it returns results only as an iterator"]
 pub struct AsCompleted<R> {
     /// By index; `None` once its result was returned.
-    handles: Vec<Option<TaskHandle<R>>>,
+    handles: Vec<Option<(CountedWaker, TaskHandle<R>)>>,
     pending: usize,
     arrivals: Arc<Arrivals>,
 }
@@ -134,7 +141,7 @@ impl<R> AsCompleted<R> {
         self.handles
             .into_iter()
             .enumerate()
-            .filter_map(|(index, handle)| handle.map(|handle| (index, handle)))
+            .filter_map(|(index, handle)| handle.map(|(_, handle)| (index, handle)))
     }
 }
 
@@ -152,7 +159,7 @@ impl<R: DeserializeOwned> AsCompleted<R> {
                 // A forked copy: each result is an error.
                 None => self.handles.iter().position(Option::is_some)?,
             };
-            let Some(mut handle) = self.handles.get_mut(index).and_then(Option::take) else { continue };
+            let Some((_, mut handle)) = self.handles.get_mut(index).and_then(Option::take) else { continue };
             self.pending -= 1;
             if let Some(result) = handle.take_arrived() {
                 return Some((index, result));

@@ -214,12 +214,15 @@ impl Call {
     }
 
     /// Has the waker of a thread called at the next batch, beside others; not if there is one.
-    pub(crate) fn watch(&self, waker: &Waker, completions: &Arc<Completions>) {
-        let Some(mut inbox) = self.inbox.lock() else { return };
+    /// Returns whether that is new.
+    pub(crate) fn watch(&self, waker: &Waker, completions: &Arc<Completions>) -> bool {
+        let Some(mut inbox) = self.inbox.lock() else { return false };
         let is_known = inbox.watchers.iter().any(|(known, _)| known.will_wake(waker));
-        if inbox.batches.is_empty() && !is_known {
+        let is_new = inbox.batches.is_empty() && !is_known;
+        if is_new {
             inbox.watchers.push((waker.clone(), Arc::clone(completions)));
         }
+        is_new
     }
 
     /// Undoes [`watch`](Self::watch).

@@ -5,7 +5,7 @@ use std::task::{Wake, Waker};
 
 use super::call::Call;
 use super::completions::OnArrival;
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{CountedWaker, Dispatcher};
 use crate::callback_thread::CallbackThread;
 use crate::error::Result;
 
@@ -15,15 +15,17 @@ static CALLBACKS: CallbackThread<Callback> = CallbackThread::new("mp-callbacks",
 
 /// Has the thread call `callback` when a result of the call has arrived, or at once if that was taken.
 pub(super) fn when_arrived(
-    dispatcher: &Dispatcher,
+    dispatcher: &Arc<Dispatcher>,
     call: &Call,
     was_taken: bool,
     callback: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
     dispatcher.check_not_forked()?;
     CALLBACKS.start()?;
-    let waker = Waker::from(Arc::new(Pending(Mutex::new(Some(Box::new(callback))))));
+    let pending: (Callback, _) = (Box::new(callback), dispatcher.count_waker());
+    let waker = Waker::from(Arc::new(Pending(Mutex::new(Some(pending)))));
     dispatcher.wake_at_arrival(call, OnArrival::Own(waker.clone()));
+    dispatcher.check();
     if was_taken || call.has_arrived() {
         waker.wake(); // the pool has not called it
     }
@@ -31,11 +33,12 @@ pub(super) fn when_arrived(
 }
 
 /// A callback whose result has not arrived.
-struct Pending(Mutex<Option<Callback>>);
+struct Pending(Mutex<Option<(Callback, CountedWaker)>>);
 
 impl Wake for Pending {
     fn wake(self: Arc<Self>) {
-        if let Some(callback) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let pending = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((callback, _)) = pending {
             CALLBACKS.call(callback);
         }
     }

@@ -65,6 +65,7 @@ use crate::sys::poll::Deadline;
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
 pub use self::cancellation::is_cancelled;
+pub(crate) use self::dispatcher::CountedWaker;
 pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
 #[cfg(feature = "async")]

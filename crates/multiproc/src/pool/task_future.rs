@@ -106,11 +106,16 @@ impl<R: DeserializeOwned> Future for TaskFuture<R> {
         let this = &mut *self;
         let TaskHandle { dispatcher, call, .. } = &this.handle;
         dispatcher.check_not_forked()?; // before a thread is started
-        if this.state == State::New && !dispatcher.spin_until(|| call.has_arrived()) {
+        let begins_to_wait = this.state == State::New && !dispatcher.spin_until(|| call.has_arrived());
+        if begins_to_wait {
             this.set_state(State::Waiting);
         }
         let waker = OnArrival::foreign(context.waker())?;
         this.handle.dispatcher.wake_at_arrival(&this.handle.call, waker);
+        if begins_to_wait {
+            // Workers need not notify of what they finished before it was counted.
+            this.handle.dispatcher.check();
+        }
         match this.handle.take_arrived() {
             Some(result) => {
                 this.set_state(State::Done);

@@ -10,7 +10,7 @@ use serde_core::de::DeserializeOwned;
 
 use super::call::Call;
 use super::callbacks;
-use super::dispatcher::Dispatcher;
+use super::dispatcher::{CountedWaker, Dispatcher};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 
@@ -42,9 +42,13 @@ impl<R> TaskHandle<R> {
         Self { dispatcher, call, taken: false, result: PhantomData }
     }
 
-    /// Has the `waker` of a thread called once, when the result arrives. It neither blocks nor uses a pool.
-    pub(crate) fn watch(&self, waker: &Waker) {
-        self.dispatcher.watch(&self.call, waker);
+    /// Has the `waker` of a thread called once, when the result arrives. It neither blocks nor uses a pool. Keep what it
+    /// returns while the thread waits.
+    pub(crate) fn watch(&self, waker: &Waker) -> Option<CountedWaker> {
+        let is_new = self.dispatcher.watch(&self.call, waker);
+        let counted = is_new.then(|| self.dispatcher.count_waker());
+        self.dispatcher.check();
+        counted
     }
 
     /// Undoes [`watch`](Self::watch).

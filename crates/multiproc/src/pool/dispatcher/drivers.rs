@@ -1,6 +1,6 @@
 //! The threads that drive a pool while they wait for its results, and the futures that wait with them.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -94,9 +94,17 @@ impl Dispatcher {
         call.wake_at_arrival(waker, &self.completions);
     }
 
-    /// Has the waker of a thread called when a result of the call arrives, beside those of others.
-    pub(crate) fn watch(&self, call: &Call, waker: &Waker) {
-        call.watch(waker, &self.completions);
+    /// Has the waker of a thread called when a result of the call arrives, beside those of others. Returns whether that
+    /// is new.
+    pub(crate) fn watch(&self, call: &Call, waker: &Waker) -> bool {
+        call.watch(waker, &self.completions)
+    }
+
+    /// Counts a waker as a future that waits. [Check](Self::check) afterwards: workers need not notify of what they
+    /// finished before.
+    pub(crate) fn count_waker(self: &Arc<Self>) -> CountedWaker {
+        self.count_future(true);
+        CountedWaker(Arc::clone(self))
     }
 
     /// Counts a future that begins to wait, or no longer does.
@@ -106,6 +114,15 @@ impl Dispatcher {
                 callers.futures = if waits { callers.futures + 1 } else { callers.futures.saturating_sub(1) };
             });
         }
+    }
+}
+
+/// A waker that is counted until this drops.
+pub(crate) struct CountedWaker(Arc<Dispatcher>);
+
+impl Drop for CountedWaker {
+    fn drop(&mut self) {
+        self.0.count_future(false);
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::drivers::Callers;
-pub(crate) use self::drivers::DriverGuard;
+pub(crate) use self::drivers::{CountedWaker, DriverGuard};
 use self::pool_thread::PoolThread;
 use super::call::{Call, PendingPermit, PendingPermits};
 use super::chunk::Chunk;
