@@ -170,13 +170,19 @@ impl SenderCore {
 
     /// As [`put_slow`](Self::put_slow), but does not wait for room.
     fn put_unbounded(&self, tail: &mut Position, message: Message<'_>) -> Result<Sent> {
-        self.0.allocate(*tail, message.bytes.len() + size_of::<u64>())?;
+        let length = if self.is_too_large(message.bytes) { size_of::<u64>() } else { message.bytes.len() };
+        self.0.allocate(*tail, length + size_of::<u64>())?;
         let before = *tail;
         let outcome = self.put_or_spill(tail, message, false, Deadline::now());
         if !matches!(outcome, Ok(Some(Sent::Done))) {
             *tail = before;
         }
         outcome.map(|sent| sent.unwrap_or(Sent::TimedOut))
+    }
+
+    /// Whether a message never lies in the ring.
+    fn is_too_large(&self, bytes: &[u8]) -> bool {
+        bytes.len() > self.0.ring.largest() - size_of::<u64>()
     }
 
     /// Puts a message into the ring; or into a memfd, if it `spills` or is too large for the ring. `None`
@@ -197,7 +203,7 @@ impl SenderCore {
         if !descriptors.is_empty() && self.put(tail, WITH_FDS, &[&sequence.to_ne_bytes(), bytes]) {
             return self.send_ancillary(sequence, &descriptors, deadline).map(Some);
         }
-        let spills = spills || bytes.len() > self.0.ring.largest() - size_of::<u64>();
+        let spills = spills || self.is_too_large(bytes);
         let length = (bytes.len() as u64).to_ne_bytes();
         if !spills || !self.put(tail, SPILLED, &[&sequence.to_ne_bytes(), &length]) {
             return Ok(None);

@@ -8,7 +8,7 @@
 
 use super::{AREAS, ChannelEnd, Layout};
 use crate::error::Result;
-use crate::ipc::ring::{Position, Ring};
+use crate::ipc::ring::Position;
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
@@ -54,12 +54,13 @@ impl ChannelEnd {
     /// Whether there is memory for a message of `length` bytes after `tail`.
     #[inline]
     pub(super) fn is_allocated(&self, tail: Position, length: usize) -> bool {
-        !self.layout.is_sparse() || self.ahead(tail) >= Ring::reach(length)
+        !self.layout.is_sparse() || self.ahead(tail) >= self.ring.reach(tail.bytes, length)
     }
 
     /// Allocates memory for a message of `length` bytes after `tail`, if the ring has room for it.
     pub(super) fn allocate(&self, tail: Position, length: usize) -> Result<()> {
-        let (allocated, reach) = (tail.bytes.wrapping_add(self.ahead(tail)), Ring::reach(length));
+        let allocated = tail.bytes.wrapping_add(self.ahead(tail));
+        let reach = self.ring.reach(tail.bytes, length);
         let free = SIZE.saturating_sub(tail.bytes.wrapping_sub(self.word(RELEASED).load(Acquire)));
         if self.is_allocated(tail, length) || reach > free {
             return Ok(());
@@ -144,6 +145,18 @@ mod tests {
         let blocks = u32::try_from(fstat(end.memory()).unwrap().st_blocks).unwrap();
         let [allocated, released] = [ALLOCATED, RELEASED].map(|position| end.word(position).load(Relaxed));
         blocks * 512 <= allocated.wrapping_sub(released) + 64 * 1024
+    }
+
+    #[test]
+    fn a_large_message_has_no_memory_beyond_its_own() {
+        let (sender, receiver) = channel();
+        let bytes = vec![7; 64 << 20];
+        let sent = sender.send([Message::without_fds(&bytes)], Deadline::now(), &mut 0).unwrap();
+        assert_eq!(sent, Sent::Done);
+        let memory = || fstat(receiver.end().memory()).unwrap().st_blocks * 512;
+        assert!(memory() <= (64 << 20) + i64::from(2 * STEP), "{}", memory());
+        receiver.receive(1, Deadline::now(), |received| assert!(received == bytes)).unwrap();
+        assert!(memory() <= i64::from(3 * STEP), "{}", memory());
     }
 
     #[test]

@@ -87,10 +87,14 @@ impl Ring {
         Self { restart_after: u32::MAX, ..self }
     }
 
-    /// The bytes after `tail` that a frame of `length` bytes may touch, where the end of the ring's memory may
-    /// be in its way.
-    pub(crate) fn reach(length: usize) -> u32 {
-        u32::try_from(length).map_or(u32::MAX, |length| frame_size(length).saturating_mul(2))
+    /// The bytes after `tail` up to the end of a frame of `length` bytes. If it does not fit in front of the end of the
+    /// ring's memory, it begins behind that. `u32::MAX` if it fits nowhere.
+    pub(crate) fn reach(&self, tail: u32, length: usize) -> u32 {
+        if length > self.largest() {
+            return u32::MAX;
+        }
+        let (frame, to_end) = (frame_size(as_u32(length)), self.size - self.within(tail));
+        if frame <= to_end { frame } else { to_end + frame }
     }
 
     /// The ranges of memory between two positions in bytes: up to the end of the ring's memory, and the rest.
