@@ -14,6 +14,7 @@ trials![
     join_waits_until_all_is_done,
     items_of_a_killed_receiver_go_to_another_in_their_place,
     a_killed_receiver_is_reported_with_its_items,
+    a_loss_is_reported_once_nothing_is_left,
     an_item_that_is_dropped_or_in_a_panic_is_not_done,
     calls_end_when_the_other_side_is_gone,
     receivers_meet_the_end_when_all_is_done,
@@ -106,6 +107,17 @@ fn a_killed_receiver_is_reported_with_its_items() -> Outcome {
     let (child, _stage) = started(keep_two, &receiver)?;
     drop(receiver);
     is_reported(killed(child))?;
+    Ok(())
+}
+
+fn a_loss_is_reported_once_nothing_is_left() -> Outcome {
+    let (sender, receiver): Ends<u32> = joinable(8, Unfinished::Report)?;
+    (1..=2).try_for_each(|number| sender.send(number))?;
+    let other = receiver.clone();
+    drop(receiver.recv()?);
+    drop((receiver, other));
+    assert!(sender.join().unwrap_err().is_disconnected(), "an item is left that no receiver had");
+    assert!(sender.join().unwrap_err().is_disconnected());
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
+use crate::sys::thread_id::ThreadId;
 
 /// Handles of the same items, in any processes.
 #[derive(Clone, Debug)]
@@ -174,8 +175,7 @@ impl Deliveries {
             if self.is_empty(deadline)? {
                 return Ok(Some(()));
             }
-            let lost = self.take_loss().err();
-            Err(lost.unwrap_or_else(|| Error::disconnected("receiver of the queue")))
+            Err(Error::disconnected("receiver of the queue"))
         })?;
         if joined.is_some() {
             self.take_loss()?;
@@ -265,13 +265,13 @@ impl Deliveries {
 
     /// Gives up the items of processes that have ended.
     pub(super) fn recover(&self, deadline: Deadline) -> Result<()> {
-        let mut last = None;
+        let mut holders: Vec<(ThreadId, bool)> = Vec::new(); // a few: to ask for one takes microseconds
         for entry in self.shared.entries().filter(Entry::is_taken) {
-            let has_ended = match last {
-                Some((holder, has_ended)) if holder == entry.holder => has_ended,
-                _ => self.shared.has_ended(&entry),
-            };
-            last = Some((entry.holder, has_ended));
+            let known = holders.iter().find(|(holder, _)| *holder == entry.holder);
+            let has_ended = known.map_or_else(|| self.shared.has_ended(&entry), |(_, has_ended)| *has_ended);
+            if known.is_none() {
+                holders.push((entry.holder, has_ended));
+            }
             if has_ended && !self.recover_entry(&entry, deadline)? {
                 break; // the lock cannot be had
             }
