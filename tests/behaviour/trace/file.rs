@@ -3,16 +3,22 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Stdio;
 
+use multiproc::{Pool, TaskError, start_trace};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use tests::{exit_at_once, fork_and_wait};
 use trace_file::Trace;
 
 use super::{TraceFile, program};
-use crate::support::{METHODS, Outcome, eventually, trials};
+use crate::support::{METHODS, Outcome, alone, eventually, trials, with};
 
 trials![
+    a_trace_that_begins_after_its_workers_is_written,
+    a_child_writes_a_trace_of_its_own,
+    a_copy_of_a_traced_process_spares_a_file,
     a_killed_program_leaves_a_file_that_can_be_read,
     a_program_that_a_traced_one_executes_leaves_the_file_alone,
     a_file_that_another_program_has_is_left_alone,
@@ -136,4 +142,46 @@ fn one_of_two_threads_begins_the_trace() -> Outcome {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
+}
+
+/// A worker that was there before needs no other child, with which the events would be taken.
+fn a_trace_that_begins_after_its_workers_is_written() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        assert_eq!(pool.apply(|n: u32| n + 1, (1,))?, 2);
+        let file = TraceFile::new();
+        start_trace(file.path())?;
+        assert_eq!(pool.apply(|n: u32| n + 1, (1,))?, 2);
+        eventually("the file has events", || fs::read_to_string(file.path()).unwrap().lines().count() > 1);
+        Ok(())
+    })
+}
+
+fn a_child_writes_a_trace_of_its_own() -> Outcome {
+    let file = TraceFile::new();
+    for method in METHODS {
+        let begin = |path: PathBuf| -> Result<(), TaskError> { Ok(start_trace(path)?) };
+        with(method).spawn(begin, (file.path().to_owned(),))?.join()??;
+        assert!(fs::read_to_string(file.path())?.contains("process_name"), "{method:?}");
+        fs::remove_file(file.path())?;
+    }
+    Ok(())
+}
+
+fn a_copy_of_a_traced_process_spares_a_file() -> Outcome {
+    alone(|| {
+        let [traced, other, told] = [(); 3].map(|()| TraceFile::new());
+        start_trace(traced.path())?;
+        fs::write(other.path(), "other").unwrap();
+        if !fork_and_wait() {
+            let said =
+                start_trace(other.path()).map_or_else(|error| error.to_string(), |()| "begun".to_owned());
+            fs::write(told.path(), said).unwrap();
+            exit_at_once();
+        }
+        assert_eq!(fs::read_to_string(other.path()).unwrap(), "other");
+        let said = fs::read_to_string(told.path()).unwrap();
+        assert!(said.contains("forked copy"), "{said}");
+        Ok(())
+    })
 }

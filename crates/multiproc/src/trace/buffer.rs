@@ -159,8 +159,13 @@ impl Buffer {
     }
 
     pub(super) fn set_run(&self, run: Run) {
-        for (word, value) in RUN.into_iter().zip([run.begin, run.end, run.index, run.count]) {
-            self.word(word).store(value, Relaxed);
+        // The count is last, and first where there is none: a process that dies in between has no half of a run.
+        let [begin, end, index, count] = RUN;
+        if run.count == 0 {
+            self.word(count).store(0, Release);
+        }
+        for (word, value) in [(begin, run.begin), (end, run.end), (index, run.index), (count, run.count)] {
+            self.word(word).store(value, Release);
         }
     }
 

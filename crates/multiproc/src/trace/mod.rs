@@ -68,7 +68,8 @@ const MIN_WAIT: u64 = 1_000;
 /// Call it in the first process of the program, after [`init`](crate::init()). In a child, and before `init`, it
 /// makes a file without the events of children.
 ///
-/// Does not block, beyond opening the file.
+/// Starts a thread (`mp-trace`), as the first child does of a program with the variable. Does not block, beyond opening
+/// the file.
 ///
 /// # Errors
 /// When the file cannot be written, or another program writes its trace there; and when there is a trace already.
@@ -89,7 +90,10 @@ const MIN_WAIT: u64 = 1_000;
 /// }
 /// ```
 pub fn start_trace(path: impl AsRef<Path>) -> Result<()> {
-    start(path.as_ref())
+    start(path.as_ref())?;
+    // Workers that were started before may keep this process busy: it need not start a child any more.
+    tracer().into_iter().for_each(flush_from_time_to_time);
+    Ok(())
 }
 
 fn start(path: &Path) -> Result<()> {
@@ -99,6 +103,9 @@ fn start(path: &Path) -> Result<()> {
     let taken = || Error::invalid("a trace of this program is being written already");
     if tracer().is_some() {
         return Err(taken());
+    }
+    if Tracer::is_inherited() {
+        return Err(Error::invalid("a forked copy of a process that writes a trace can write none"));
     }
     let buffers = Buffers::create()?;
     let writer = Writer::create(path, &buffers)?;
@@ -211,6 +218,11 @@ fn flush_from_time_to_time(tracer: &'static Tracer) {
 }
 
 extern "C" fn flush_at_exit() {
+    flush_file();
+}
+
+/// In a process that has begun a trace: takes all events to the file, for 2 s at most.
+pub(crate) fn flush_file() {
     if let Some((tracer, writer)) = tracer().and_then(|tracer| Some((tracer, tracer.writer.as_ref()?))) {
         tracer.release_orphans();
         while !tracer.flush(writer, Deadline::limit(EXIT_TIME))

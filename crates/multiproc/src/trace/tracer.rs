@@ -39,6 +39,11 @@ pub(super) fn tracer() -> Option<&'static Tracer> {
 }
 
 impl Tracer {
+    /// Whether this process is a copy of one with a trace.
+    pub(super) fn is_inherited() -> bool {
+        TRACER.get().is_some_and(|tracer| !tracer.original.is_current())
+    }
+
     /// Makes this process a part of the trace with these buffers, by the name that its track shall have. No
     /// events come from a process that finds no free buffer, or if there is a trace already.
     pub(super) fn begin(

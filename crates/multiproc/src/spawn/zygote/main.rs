@@ -28,6 +28,7 @@ use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, set_comm};
 use crate::sys::stdio::{close_stdio, dup_above_stdio, dup_onto, redirect_stdio_to_null};
 use crate::task::initializer::Initializer;
+use crate::trace;
 
 /// A forked child's name in `ps` until it has its bootstrap message.
 const FORKED_COMM: &str = "mp-preforked";
@@ -164,6 +165,7 @@ fn run_forked_child(start_socket: &PacketSocket, pids: PidPage, number: u64) -> 
     let code = run_task(start_socket, start);
     // No exit handlers: they are the zygote's, and running them costs as much as the fork.
     flush_all();
+    trace::flush_file();
     coverage::write();
     exit_immediately(code)
 }
