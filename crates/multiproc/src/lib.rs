@@ -123,7 +123,9 @@
 //!   gets these records later. Records of children that are not joined may be lost at the end of the program.
 //! - A child has the [`max_level`](https://docs.rs/log/latest/log/fn.max_level.html) that the first process
 //!   has when it starts the child; if that is `Off`, the child's records go nowhere. If the logger does what
-//!   `RUST_LOG` says, as `env_logger` does, so does the child: what is not wanted is not sent.
+//!   `RUST_LOG` says, as `env_logger` does, so does the child: what is not wanted is not sent. A logger that has
+//!   other rules for some targets beside `RUST_LOG` misses what they want of a child's records, unless they raise
+//!   the maximum above all levels of `RUST_LOG`.
 //! - A record takes less than a microsecond in the child and never blocks on the logger. If the logger is too
 //!   slow, up to 1 MiB waits for it; the number of lost records is a warning with the target `multiproc`. A
 //!   text is cut at 64 KiB.

@@ -111,6 +111,10 @@ impl<T: DeserializeOwned> Future for ProcessFuture<T> {
             self.process = Some(process);
             return Poll::Pending;
         };
+        // An error may be one of this process, and the child lives on.
+        if result.is_err() && self.kill_on_drop {
+            let _ = process.kill(); // refused in inline mode, and in a forked copy
+        }
         Poll::Ready(result)
     }
 }

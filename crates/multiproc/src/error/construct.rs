@@ -92,9 +92,11 @@ impl Error {
         self
     }
 
-    /// Adds what a child has left, if it was killed by a signal.
+    /// Adds what a child has left, if that signal has killed it, or the standard library after it. A program's handler
+    /// may have dealt with the fault, and something else has killed the child later.
     pub(crate) fn with_crash(mut self, crash: Option<Crash>) -> Self {
-        self.0.crash = crash.filter(|_| matches!(self.0.cause, Cause::Signal(_)));
+        let Cause::Signal(signal) = self.0.cause else { return self };
+        self.0.crash = crash.filter(|crash| crash.is_of(signal));
         self
     }
 
@@ -141,6 +143,15 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
+
+    #[test]
+    fn a_crash_that_was_dealt_with_is_not_that_of_a_later_death() {
+        let crash = Crash::of_signal(11);
+        for (signal, is_kept) in [(11, true), (6, true), (9, false), (7, false)] {
+            let error = Error::new(Cause::Signal(signal)).with_crash(Some(crash.clone()));
+            assert_eq!(error.0.crash.is_some(), is_kept, "signal {signal}");
+        }
+    }
 
     #[test]
     fn an_error_without_a_number_gets_none() {

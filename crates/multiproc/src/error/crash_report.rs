@@ -45,6 +45,17 @@ pub(crate) struct Mapping {
 impl_serde!(struct Mapping { start, end, offset, path });
 
 impl Crash {
+    /// Whether a death by this signal may be that of the fault.
+    pub(crate) fn is_of(&self, signal: i32) -> bool {
+        signal == self.0.signal || signal == nix::libc::SIGABRT
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_signal(signal: i32) -> Self {
+        let (registers, stack, mappings) = (Vec::new(), Vec::new(), Vec::new());
+        Self::new(Report { signal, address: None, registers, stack_start: 0, stack, mappings })
+    }
+
     pub(crate) fn new(report: Report) -> Self {
         Self(Arc::new(report))
     }

@@ -54,8 +54,11 @@ fn level_of(directives: &[Directive], target: &str) -> u8 {
 }
 
 /// Whether a logger does as the directives say, as far as each of them shows. Another logger may not read
-/// `RUST_LOG` at all.
+/// `RUST_LOG` at all, or have rules beside it, of which a higher maximum is a sign.
 fn is_followed(directives: &[Directive], max: LevelFilter, is_enabled: impl Fn(&str, Level) -> bool) -> bool {
+    if directives.iter().all(|(_, level)| *level < max as u8) {
+        return false;
+    }
     let beginnings = directives.iter().map(|(name, _)| &**name);
     beginnings.chain(["a target that no directive names"]).all(|target| {
         let most = level_of(directives, target);
@@ -123,6 +126,10 @@ mod tests {
         let found = parse("app=debug,warn");
         let reads = |target: &str, level: Level| level as u8 <= level_of(&found, target);
         assert!(is_followed(&found, LevelFilter::Debug, reads));
+        assert!(
+            !is_followed(&found, LevelFilter::Trace, reads),
+            "the logger has another rule for some target"
+        );
         assert!(!is_followed(&found, LevelFilter::Trace, |_, level| level <= Level::Info));
         assert!(!is_followed(&found, LevelFilter::Info, |_, _| true), "all of a lower maximum");
     }
