@@ -177,10 +177,13 @@ fn arguments_beside_those_that_share_memory_are_recorded() -> Outcome {
     let event = Event::new()?;
     let fail = |(event, number): (Option<Event>, u32)| assert!(number < 1, "{number}: {event:?}");
     pool.apply(fail, ((Some(event.clone()), 0),))?; // the first time the event travels by itself
-    let results = pool.map_results(fail, [(Some(event.clone()), 0), (None, 1), (Some(event), 2)])?;
+    let results = pool.map_results(fail, [(Some(event.clone()), 0), (None, 1), (Some(event.clone()), 2)])?;
     let mut files = results.iter().filter_map(|result| text(result.as_ref().err()?.record()?).ok());
     assert!(!files.next().unwrap().contains("not recorded"));
     assert!(files.next().unwrap().contains("\narguments: not recorded: they hold descriptors"));
+    let large = |_: Event, text: String| assert!(text.is_empty());
+    let error = pool.starmap(large, [(event, "large".repeat(20_000))]).unwrap_err();
+    assert!(text(error.record().unwrap())?.contains("\narguments: not recorded: they hold descriptors"));
     Ok(())
 }
 

@@ -28,6 +28,16 @@ impl WorkerHandle {
         let submission = Submission::begin(chunk.first);
         let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
         let lacks_memories = self.rings.lacks(&chunk.memories);
+        if lacks_memories && self.in_flight.count() > 0 {
+            return Dispatched::Full; // it has just said that it lost some
+        }
+        // First, since a refusal would leave memories without an item at an idle worker.
+        if let Body::OutOfLine(message) = &mut chunk.body
+            && let Err(error) = message.spill()
+            && let Err(unsent) = self.check_sent(Err(error), Error::is_shortage_of_descriptors)
+        {
+            return unsent;
+        }
         if lacks_memories || self.header != Some(header) || chunk.memories != self.named {
             if lacks_memories {
                 let sent = self.rings.send_memories(&chunk.memories);
@@ -47,6 +57,8 @@ impl WorkerHandle {
         }
         let before = self.in_flight.count();
         let outcome = match &mut chunk.body {
+            // If one of the memories is lost, that fails one item.
+            Body::Frames { .. } if lacks_memories => self.dispatch_frames(chunk, 1, start),
             Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
             Body::OutOfLine(message) => {
                 let sent = self.rings.send_out_of_line(message);

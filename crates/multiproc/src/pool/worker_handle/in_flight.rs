@@ -56,9 +56,13 @@ impl InFlight {
         self.count.saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX))
     }
 
-    /// Has the only item, or the first of the only ones, run by this worker, to which memories were sent with it.
+    /// Has the worker keep its only item: memories were sent with it.
     pub(crate) fn pin(&mut self) {
         self.is_pinned = !self.is_front_message();
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.is_pinned
     }
 
     /// The call of the oldest item.
@@ -180,7 +184,9 @@ impl InFlight {
     pub(crate) fn take_arguments(&mut self, rings: &PoolSide) -> Option<ItemArguments> {
         let span = self.spans.front_mut()?;
         let arguments = match span.message.take() {
-            Some(message) if !message.holds_descriptors() => ItemArguments::OutOfLine(*message),
+            Some(message) if !message.holds_descriptors() && span.memories.is_empty() => {
+                ItemArguments::OutOfLine(*message)
+            }
             Some(_) => ItemArguments::HoldDescriptors,
             None => {
                 let bytes = rings.copy_item(span.start, span.done, span.size);

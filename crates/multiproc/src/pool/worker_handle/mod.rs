@@ -249,7 +249,7 @@ impl WorkerHandle {
 
     /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
-        let most = if self.must_be_idle_for(chunk) { 1 } else { most };
+        let most = if self.must_be_idle_for(chunk) || self.in_flight.is_pinned() { 1 } else { most };
         self.is_ready()
             && self.accepts_work()
             && self.worker_bound.is_empty()
@@ -273,8 +273,7 @@ impl WorkerHandle {
             && !self.must_be_idle_for(chunk)
     }
 
-    /// Whether the chunk comes with messages. A busy worker would leave them in its socket, where descriptors stay open,
-    /// and where there is room for some hundreds.
+    /// Whether it comes with messages. A busy worker would leave them in its socket, which holds some hundreds.
     fn must_be_idle_for(&self, chunk: &Chunk) -> bool {
         matches!(chunk.body, Body::OutOfLine(_)) || self.rings.lacks(&chunk.memories)
     }

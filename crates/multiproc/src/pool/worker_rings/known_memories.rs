@@ -1,5 +1,6 @@
 //! The shared memories that a worker knows by name: those that were sent to it last. Both sides keep the list,
-//! and the same messages change it in the same order, so they agree without a reply.
+//! and the same messages change it in the same order, so they agree without a reply. The pool begins its list anew
+//! when the worker has lost a message. What the pool's list has is then still the end of what the worker's has.
 
 use std::collections::VecDeque;
 

@@ -1,6 +1,7 @@
 //! The pool's side of a worker's rings: submits items, takes results.
 
 mod item_time;
+mod memories;
 mod submitted_items;
 
 use std::os::fd::OwnedFd;
@@ -10,7 +11,6 @@ use crate::ipc::frame::{Frames, array_kind, as_u32};
 use crate::ipc::packet::{Content, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, just_before_overflow};
-use crate::ipc::wire::{Memories, SharedFd};
 use crate::pool::worker_rings::claim_word::{self, PoolCounts};
 use crate::pool::worker_rings::known_memories::KnownMemories;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
@@ -20,9 +20,8 @@ use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
 use super::{
-    CANCELLED, CLOSED, COMPLETED, COMPLETIONS, ITEMS_PER_CLOCK_READ, MEMORIES_LOST, MEMORY, MemoryName,
-    MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, ReceivedMessage, SUBMISSIONS,
-    VALUE, VISIBLE, WorkerRings,
+    CANCELLED, CLOSED, COMPLETED, COMPLETIONS, ITEMS_PER_CLOCK_READ, MessageHeader, OUT_OF_LINE,
+    OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, ReceivedMessage, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
 };
 use crate::pool::worker_rings::result_words::{self, Scope};
 use crate::sys::running_time::RunningTime;
@@ -31,7 +30,7 @@ use crate::sys::running_time::RunningTime;
 pub(crate) struct PoolSide {
     rings: WorkerRings,
     pub(super) link: PacketSocket,
-    /// The memories that it has sent, and the worker keeps; and how many of them the worker had lost then.
+    /// The memories that it has sent and the worker keeps, and how many the worker had lost when this list began.
     memories: Box<KnownMemories<()>>,
     lost_memories: u32,
     /// The end of the submitted items.
@@ -153,45 +152,6 @@ impl PoolSide {
             return Ok(Sent::TimedOut); // only when the ring is nearly full; the worker discards the message
         }
         Ok(sent)
-    }
-
-    /// Whether the worker lacks some of these memories.
-    #[inline]
-    pub(crate) fn lacks(&self, memories: &Memories) -> bool {
-        !memories.is_empty() && (self.has_lost_memories() || self.first_unknown(memories).is_some())
-    }
-
-    /// Sends the worker those of these memories that it does not know, in front of a header that names them. Returns
-    /// whether there was room.
-    pub(crate) fn send_memories(&mut self, memories: &Memories) -> Result<Sent> {
-        if self.has_lost_memories() {
-            self.lost_memories = self.rings.0.word32(MEMORIES_LOST).load(Relaxed);
-            self.memories = Box::default();
-        }
-        // One of them may take another's place. There is room for all of them, so this ends.
-        while let Some((fd, name)) = self.first_unknown(memories) {
-            let prefix = MessageHeader { number: 0, kind: MEMORY }.bytes();
-            let message = Message::new(name.bytes(), vec![fd.clone()])?;
-            let sent = self.link.send_with_prefix(&prefix, &message, Deadline::now())?;
-            if sent != Sent::Done {
-                return Ok(sent);
-            }
-            self.memories.add(name, ());
-            failpoint::hit(Failpoint::MemorySent);
-        }
-        Ok(Sent::Done)
-    }
-
-    fn first_unknown<'a>(&self, memories: &'a Memories) -> Option<(&'a SharedFd, MemoryName)> {
-        let mut named = memories.iter().filter_map(|fd| {
-            let (id, size) = fd.memory()?;
-            Some((fd, MemoryName { id, size }))
-        });
-        named.find(|(_, name)| self.memories.get(name.id).is_none())
-    }
-
-    fn has_lost_memories(&self) -> bool {
-        self.rings.0.word32(MEMORIES_LOST).load(Relaxed) != self.lost_memories
     }
 
     /// Receives the out-of-line result of item `number`. A message left for lack of descriptors can be received
