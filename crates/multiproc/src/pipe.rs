@@ -312,8 +312,9 @@ impl<S, R> Connection<S, R> {
 /// [`try_recv`](Connection::try_recv); that also clears it.
 ///
 /// The first call makes the descriptor, which is not to be read from. When several processes hold the end,
-/// only one of them sees it become readable. When the kernel refuses one, the descriptor returned is always
-/// readable.
+/// only one of them sees it become readable; and where several hold the other end, and one is killed or stopped just
+/// as it sends, it may become readable with the next message only: poll with a time limit then. When the kernel
+/// refuses one, the descriptor returned is always readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.readiness.get_or_create(&self.incoming).unwrap_or_else(|| self.incoming.end().memory().as_fd())
