@@ -66,6 +66,11 @@ impl SharedMapping {
         Self::of(words32, words64, ring)
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as the library has it
+    pub(crate) fn nameable(self) -> Result<Self> {
+        Ok(self)
+    }
+
     /// The words of a lock, or of a joinable queue.
     #[allow(clippy::unnecessary_wraps)] // as the library has it
     pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
