@@ -42,8 +42,8 @@ impl<R> TaskHandle<R> {
         Self { dispatcher, call, taken: false, result: PhantomData }
     }
 
-    /// Has the `waker` of a thread called once, when the result arrives. It neither blocks nor uses a pool. Keep what it
-    /// returns while the thread waits.
+    /// Has the `waker` of a thread called once, when the result arrives. It neither blocks nor uses a pool. To be kept
+    /// while the thread waits.
     pub(crate) fn watch(&self, waker: &Waker) -> Option<CountedWaker> {
         let is_new = self.dispatcher.watch(&self.call, waker);
         let counted = is_new.then(|| self.dispatcher.count_waker());

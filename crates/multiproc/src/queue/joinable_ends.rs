@@ -67,9 +67,9 @@ pub enum Unfinished {
 /// ```
 ///
 /// An item stays in the queue's shared memory until it is done. The queue has 2 GiB of address space, of which
-/// each item has an equal share: with a capacity of 1024, 2 MiB. It has memory for the items in it, and keeps up to 64 KiB for each item that it
-/// has had at a time. Items
-/// cannot hold descriptors, such as a [`SharedSlice`](crate::SharedSlice). Each call looks at all items, so a
+/// each item has an equal share: with a capacity of 1024, 2 MiB. It has memory for the items in it, and keeps up to
+/// 64 KiB for each item that it has had at a time. Items cannot hold descriptors, such as a
+/// [`SharedSlice`](crate::SharedSlice). Each call looks at all items, so a
 /// capacity of thousands costs some microseconds a call; [`bounded`](super::bounded) is faster.
 ///
 /// Ends travel as an argument, through a pipe or queue, and as the result of a process. A process of another
