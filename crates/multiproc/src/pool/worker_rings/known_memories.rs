@@ -1,6 +1,6 @@
 //! The shared memories that a worker knows by name: those that were sent to it last. Both sides keep the list,
-//! and the same messages change it in the same order, so they agree without a reply. The pool begins its list anew
-//! when the worker has lost a message. What the pool's list has is then still the end of what the worker's has.
+//! and the same messages change it in the same order, so they agree without a reply. When the worker has lost a
+//! message, the pool starts a new list: from then on, its list is the end of the worker's.
 
 use std::collections::VecDeque;
 
