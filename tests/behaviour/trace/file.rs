@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use multiproc::{Pool, TaskError, start_trace};
 use nix::sys::stat::Mode;
@@ -25,6 +25,7 @@ trials![
     a_file_that_blocks_stops_no_pool,
     a_file_that_blocks_does_not_keep_a_program_from_its_exit,
     a_trace_can_begin_late,
+    a_trace_can_begin_before_init,
     one_of_two_threads_begins_the_trace,
     a_file_that_cannot_be_written_does_not_stop_the_program,
 ];
@@ -141,6 +142,19 @@ fn one_of_two_threads_begins_the_trace() -> Outcome {
             twice.env_remove("MULTIPROC_TRACE").args(files.each_ref().map(TraceFile::path)).output()?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+    Ok(())
+}
+
+/// So it does in the fork server, which may have no thread more.
+fn a_trace_can_begin_before_init() -> Outcome {
+    let folder = TraceFile::new();
+    fs::create_dir(folder.path())?;
+    let mut program = Command::new(env!("CARGO_BIN_EXE_traced"));
+    let mut child = program.arg("states").env("TRACED_BEFORE_INIT", folder.path()).spawn()?;
+    assert!(child.wait()?.success());
+    let text = fs::read_to_string(folder.path().join(child.id().to_string()))?;
+    fs::remove_dir_all(folder.path())?;
+    assert!(text.contains("\"submit\""), "{text}");
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, id};
 use std::sync::Barrier;
 use std::thread::{scope, sleep};
@@ -15,6 +16,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 fn main() {
+    // A file for each process that comes here: the fork server is one of them.
+    if let Some(folder) = env::var_os("TRACED_BEFORE_INIT") {
+        multiproc::start_trace(Path::new(&folder).join(id().to_string())).unwrap();
+    }
     multiproc::init();
     let case = env::args().nth(1).unwrap();
     tests::watched("traced", || match &*case {

@@ -17,8 +17,9 @@ use crate::error::Result;
 /// Dropping it before the result withdraws the task if no worker has begun it. A running task continues,
 /// unless [`kill_on_drop`](Self::kill_on_drop) was set.
 ///
-/// Its first `poll` may spin for up to 30 µs, as [`TaskHandle::get`] does, if no other future waits for the
-/// pool and a CPU is free; a result of a short task is there by then. No `poll` blocks.
+/// Its first `poll` may spin for up to 30 µs, as [`TaskHandle::get`] does, if a CPU is free and no other future,
+/// callback or [`as_completed`](crate::as_completed) waits for the pool; a result of a short task is there by then.
+/// No `poll` blocks.
 ///
 /// ```
 /// # fn block_on<F: std::future::Future>(future: F) -> F::Output {

@@ -1,5 +1,8 @@
 //! Tasks of processes, and how processes end: by themselves, or because the pool ends them.
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::MAY_START_THREADS;
 use super::buffer::Unfinished;
 use super::event::{Event, Track};
 use super::items::{INITIALIZER, ITEM, TASK, run_slice};
@@ -12,6 +15,7 @@ use crate::sys::pidfd::Exit;
 /// none.
 #[inline]
 pub(crate) fn task<R>(name: &str, run: impl FnOnce() -> R) -> R {
+    MAY_START_THREADS.store(true, Relaxed); // this is no fork server
     let result = match tracer().filter(|_| !name.is_empty()) {
         Some(tracer) => tracer.open_slice(TASK, name, run),
         None => run(),

@@ -17,6 +17,8 @@ mod tracer;
 use std::env::var_os;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,8 +70,8 @@ const MIN_WAIT: u64 = 1_000;
 /// Call it in the first process of the program, after [`init`](crate::init()). In a child, and before `init`, it
 /// makes a file without the events of children.
 ///
-/// Starts a thread (`mp-trace`), as the first child does of a program with the variable. Does not block, beyond opening
-/// the file.
+/// Starts a thread (`mp-trace`), as the first child of a traced program does; before `init`, only that child does. Does
+/// not block, beyond opening the file.
 ///
 /// # Errors
 /// When the file cannot be written, or another program writes its trace there; and when there is a trace already.
@@ -96,6 +98,9 @@ pub fn start_trace(path: impl AsRef<Path>) -> Result<()> {
     Ok(())
 }
 
+/// Not before `init`: a fork server runs that part of `main`, too, and has no threads.
+static MAY_START_THREADS: AtomicBool = AtomicBool::new(false);
+
 fn start(path: &Path) -> Result<()> {
     static STARTING: ProcessLocal<Mutex<()>> = ProcessLocal::new(|_| Mutex::default());
     // One at a time: else both threads would make their files, and one file would stay empty.
@@ -117,6 +122,7 @@ fn start(path: &Path) -> Result<()> {
 /// Starts the trace that the environment asks for. A program that is not to be trusted with its environment,
 /// since it has other privileges than its caller, writes none.
 pub(crate) fn start_from_environment() {
+    MAY_START_THREADS.store(true, Relaxed);
     let Some(path) = var_os("MULTIPROC_TRACE").filter(|path| !path.is_empty() && !is_secure()) else {
         return;
     };
@@ -194,7 +200,7 @@ pub(crate) fn waiting<R>(name: &str, wait: impl FnOnce() -> R) -> R {
 /// Starts the thread of the first process that takes the events of all processes to the file.
 fn flush_from_time_to_time(tracer: &'static Tracer) {
     static STARTED: Once = Once::new();
-    if let Some(writer) = &tracer.writer {
+    if let Some(writer) = tracer.writer.as_ref().filter(|_| MAY_START_THREADS.load(Relaxed)) {
         STARTED.call_once(|| {
             let flush = || {
                 let mut checked = Instant::now();
@@ -221,7 +227,8 @@ extern "C" fn flush_at_exit() {
     flush_file();
 }
 
-/// In a process that has begun a trace: takes all events to the file, for 2 s at most.
+/// In a process that has begun a trace: takes all events to the file. Waits for [`EXIT_TIME`] at most, each, for a
+/// process that writes one, and for a file that blocks to go on.
 pub(crate) fn flush_file() {
     if let Some((tracer, writer)) = tracer().and_then(|tracer| Some((tracer, tracer.writer.as_ref()?))) {
         tracer.release_orphans();

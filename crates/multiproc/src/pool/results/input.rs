@@ -86,7 +86,7 @@ where
             })
         });
         self.bytes = builder.bytes();
-        if let Some(encoded_bytes) = &self.encoded_bytes {
+        if let Some(encoded_bytes) = self.encoded_bytes.as_ref().filter(|_| builder.count() > 0) {
             encoded_bytes.store(builder.encoded_bytes(), Relaxed);
         }
         self.taken += u64::from(builder.count()) + u64::from(encode_error.is_some());

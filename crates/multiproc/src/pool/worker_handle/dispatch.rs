@@ -70,6 +70,7 @@ impl WorkerHandle {
             self.header = Some(chunk.header()); // that of an item that follows without a gap
             if lacks_memories {
                 self.in_flight.pin();
+                self.rings.expect_memories_read();
             }
             let (first, count) =
                 (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);

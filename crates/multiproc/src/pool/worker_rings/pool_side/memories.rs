@@ -14,7 +14,8 @@ impl PoolSide {
     /// Whether the worker lacks some of these memories.
     #[inline]
     pub(crate) fn lacks(&self, memories: &Memories) -> bool {
-        !memories.is_empty() && (self.has_lost_memories() || self.first_unknown(memories).is_some())
+        let is_unsettled = self.has_unread_memories || self.has_lost_memories();
+        !memories.is_empty() && (is_unsettled || self.first_unknown(memories).is_some())
     }
 
     /// Sends the worker those of these memories that it does not know, in front of a header that names them. Returns
@@ -33,9 +34,15 @@ impl PoolSide {
                 return Ok(sent);
             }
             self.memories.add(name, ());
+            self.has_unread_memories = true;
             failpoint::hit(Failpoint::MemorySent);
         }
         Ok(Sent::Done)
+    }
+
+    /// To be called when an item was submitted behind what was sent: the worker reads it then.
+    pub(crate) fn expect_memories_read(&mut self) {
+        self.has_unread_memories = false;
     }
 
     fn first_unknown<'a>(&self, memories: &'a Memories) -> Option<(&'a SharedFd, MemoryName)> {

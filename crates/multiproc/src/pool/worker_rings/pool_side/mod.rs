@@ -33,6 +33,8 @@ pub(crate) struct PoolSide {
     /// The memories that it has sent and the worker keeps, and how many the worker had lost when this list began.
     memories: Box<KnownMemories<()>>,
     lost_memories: u32,
+    /// Some were sent, and no item behind them.
+    has_unread_memories: bool,
     /// The end of the submitted items.
     tail: Position,
     /// Items before this byte need not be kept.
@@ -84,6 +86,7 @@ impl PoolSide {
             link,
             memories: Box::default(),
             lost_memories: just_before_overflow(4),
+            has_unread_memories: false,
             tail: Position::START,
             freed: Position::START.bytes,
             head: Position::START,
