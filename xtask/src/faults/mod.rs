@@ -93,7 +93,8 @@ pub fn run(options: &Options) -> Result<bool> {
     say!("{}", Machine { build: "release", ..Machine::here() });
     say!("seeds {}", scale.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
     let lines = thread::scope(|scope| {
-        let runs = METHODS.map(|method| scope.spawn(|| run_parts(&program, &commands, method)));
+        let runs =
+            METHODS.map(|method| scope.spawn(|| run_parts(&program, &commands, method, options.quick)));
         runs.map(|run| run.join().unwrap_or_else(|_| bail!("a thread has panicked")))
     });
     let [first, second] = lines;
@@ -199,19 +200,24 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     built(&mut build)?.into_values().next().context("cargo did not build `faults`")
 }
 
-/// Runs all parts under one start method: one after another, but the soaks at the same time.
-fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<Vec<Row>> {
+/// Runs all parts under one start method: one after another, but the soaks at the same time; if `is_quick`, beside the
+/// others, which mostly wait then.
+fn run_parts(program: &Path, commands: &[Vec<String>], method: &str, is_quick: bool) -> Result<Vec<Row>> {
     let (soaks, others): (Vec<_>, Vec<_>) = commands.iter().partition(|arguments| arguments[0] == "soak");
-    let mut all = Vec::new();
-    for arguments in others {
-        all.extend(run_part(program, arguments, method)?);
-    }
+    let run_others = || -> Result<Vec<_>> {
+        let rows = others.iter().map(|arguments| run_part(program, arguments, method));
+        Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    };
+    let mut all = if is_quick { Vec::new() } else { run_others()? };
     thread::scope(|scope| {
         let run = |arguments: &'_ Vec<String>| {
             let arguments = arguments.clone();
             scope.spawn(move || run_part(program, &arguments, method))
         };
         let runs: Vec<_> = soaks.into_iter().map(run).collect();
+        if is_quick {
+            all = run_others()?;
+        }
         for run in runs {
             for line in run.join().unwrap_or_else(|_| bail!("a thread has panicked"))? {
                 match all.iter_mut().find(|known: &&mut Row| known.same_fault(&line)) {
