@@ -31,29 +31,10 @@ impl WorkerHandle {
         if lacks_memories && self.in_flight.count() > 0 {
             return Dispatched::Full; // it has just said that it lost some
         }
-        // First, since a refusal would leave memories without an item at an idle worker.
-        if let Body::OutOfLine(message) = &mut chunk.body
-            && let Err(error) = message.spill()
-            && let Err(unsent) = self.check_sent(Err(error), Error::is_shortage_of_descriptors)
+        if (lacks_memories || self.header != Some(header) || chunk.memories != self.named)
+            && let Err(unsent) = self.begin_header(header, chunk, lacks_memories)
         {
             return unsent;
-        }
-        if lacks_memories || self.header != Some(header) || chunk.memories != self.named {
-            if lacks_memories {
-                let sent = self.rings.send_memories(&chunk.memories);
-                // Whatever the kernel refuses, it would be the failure of all items of the chunk.
-                if let Err(unsent) = self.check_sent(sent, |error| error.os_error().is_some()) {
-                    return unsent;
-                }
-            }
-            let mut bytes = Vec::new();
-            // Of numbers: cannot fail.
-            let _ = wire::encode_internal(&(header, chunk.memories.names()), &mut bytes, "a header");
-            if !self.rings.write_header(TASK_HEADER, &bytes) {
-                self.takes_no_more = true;
-                return Dispatched::Full;
-            }
-            self.named = chunk.memories.identity();
         }
         let before = self.in_flight.count();
         let outcome = match &mut chunk.body {
@@ -80,6 +61,35 @@ impl WorkerHandle {
             self.header = None;
         }
         outcome
+    }
+
+    /// Writes a header, and sends the memories that it names and the worker lacks.
+    fn begin_header(
+        &mut self,
+        header: TaskHeader,
+        chunk: &mut Chunk,
+        lacks_memories: bool,
+    ) -> Result<(), Dispatched> {
+        if lacks_memories {
+            // First, since a refusal would leave memories without an item at an idle worker.
+            if let Body::OutOfLine(message) = &mut chunk.body
+                && let Err(error) = message.spill()
+            {
+                self.check_sent(Err(error), Error::is_shortage_of_descriptors)?;
+            }
+            // Whatever the kernel refuses would be the failure of all items of the chunk.
+            let sent = self.rings.send_memories(&chunk.memories);
+            self.check_sent(sent, |error| error.os_error().is_some())?;
+        }
+        let mut bytes = Vec::new();
+        // Of numbers: cannot fail.
+        let _ = wire::encode_internal(&(header, chunk.memories.names()), &mut bytes, "a header");
+        if !self.rings.write_header(TASK_HEADER, &bytes) {
+            self.takes_no_more = true;
+            return Err(Dispatched::Full);
+        }
+        self.named = chunk.memories.identity();
+        Ok(())
     }
 
     /// What becomes of a dispatch if its message was not sent. It is tried again for a time if the error
