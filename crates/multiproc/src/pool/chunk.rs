@@ -44,6 +44,7 @@ impl Chunk {
     }
 
     /// The bytes of each item, if they are values of arrays, else 0.
+    #[inline]
     pub(crate) fn value_size(&self) -> u32 {
         if let Body::Values { size, .. } = self.body { size } else { 0 }
     }
@@ -98,8 +99,9 @@ pub(crate) struct ChunkBuilder {
     memories: MemoryList,
     /// The last item has added the last memory for which there was room, and is not the only item.
     has_filled_memories: bool,
-    /// The last item, if it is out of line, and whether it may name memories.
-    out_of_line: Option<(Message, bool)>,
+    /// The last item, if it is out of line, and whether it may name memories then.
+    out_of_line: Option<Message>,
+    out_of_line_names: bool,
 }
 
 /// How [`ChunkBuilder::fill`] ended.
@@ -115,7 +117,16 @@ impl ChunkBuilder {
     /// With a capacity of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
         let (frames, memories) = (Vec::with_capacity(bytes), MemoryList::default());
-        Self { frames, end: 0, count: 0, size: 0, memories, has_filled_memories: false, out_of_line: None }
+        Self {
+            frames,
+            end: 0,
+            count: 0,
+            size: 0,
+            memories,
+            has_filled_memories: false,
+            out_of_line: None,
+            out_of_line_names: false,
+        }
     }
 
     /// The bytes so far.
@@ -125,7 +136,7 @@ impl ChunkBuilder {
 
     /// The bytes so far, also of an item that is out of line.
     pub(crate) fn encoded_bytes(&self) -> usize {
-        self.frames.len() + self.out_of_line.as_ref().map_or(0, |(message, _)| message.length())
+        self.frames.len() + self.out_of_line.as_ref().map_or(0, Message::length)
     }
 
     #[inline]
@@ -192,7 +203,7 @@ impl ChunkBuilder {
                 Ok(())
             }
             Some(bytes) => {
-                self.out_of_line = Some((Message::large(bytes)?, false));
+                self.out_of_line = Some(Message::large(bytes)?);
                 Ok(())
             }
             None => {
@@ -218,8 +229,8 @@ impl ChunkBuilder {
             encoded => {
                 let bytes = self.frames.split_off(start + FRAME_HEADER);
                 self.frames.truncate(start);
-                let may_name = wire::has_attachments(&bytes);
-                self.out_of_line = Some((Message::new(bytes, encoded?)?, may_name));
+                self.out_of_line_names = wire::has_attachments(&bytes);
+                self.out_of_line = Some(Message::new(bytes, encoded?)?);
                 Ok(())
             }
         }
@@ -252,12 +263,11 @@ impl ChunkBuilder {
             0 => Body::Frames { bytes: self.frames, start: 0 },
             size => Body::Values { bytes: self.frames, start: 0, size },
         };
-        let frames = (count > 0).then(|| chunk(first, count, memories.clone(), body));
+        let of_message = if self.out_of_line_names { memories.clone() } else { Memories::NONE };
+        let frames = (count > 0).then(|| chunk(first, count, memories, body));
         let index = first + u64::from(count);
-        let out_of_line = self.out_of_line.map(|(message, may_name)| {
-            let memories = if may_name { memories } else { Memories::NONE };
-            chunk(index, 1, memories, Body::OutOfLine(message))
-        });
+        let out_of_line =
+            self.out_of_line.map(|message| chunk(index, 1, of_message, Body::OutOfLine(message)));
         frames.into_iter().chain(out_of_line)
     }
 }

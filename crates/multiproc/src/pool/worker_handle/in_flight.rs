@@ -61,6 +61,7 @@ impl InFlight {
         self.is_pinned = !self.is_front_message();
     }
 
+    #[inline]
     pub(crate) fn is_pinned(&self) -> bool {
         self.is_pinned
     }

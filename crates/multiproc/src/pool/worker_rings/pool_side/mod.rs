@@ -12,13 +12,13 @@ use crate::ipc::packet::{Content, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, just_before_overflow};
 use crate::pool::worker_rings::claim_word::{self, PoolCounts};
-use crate::pool::worker_rings::known_memories::KnownMemories;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::membarrier;
 use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
+use self::memories::SentMemories;
 use super::{
     CANCELLED, CLOSED, COMPLETED, COMPLETIONS, ITEMS_PER_CLOCK_READ, MessageHeader, OUT_OF_LINE,
     OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, ReceivedMessage, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
@@ -30,11 +30,8 @@ use crate::sys::running_time::RunningTime;
 pub(crate) struct PoolSide {
     rings: WorkerRings,
     pub(super) link: PacketSocket,
-    /// The memories that it has sent and the worker keeps, and how many the worker had lost when this list began.
-    memories: Box<KnownMemories<()>>,
-    lost_memories: u32,
-    /// Some were sent, and no item behind them.
-    has_unread_memories: bool,
+    /// Apart from what each item touches.
+    sent_memories: Box<SentMemories>,
     /// The end of the submitted items.
     tail: Position,
     /// Items before this byte need not be kept.
@@ -84,9 +81,7 @@ impl PoolSide {
         Self {
             rings,
             link,
-            memories: Box::default(),
-            lost_memories: just_before_overflow(4),
-            has_unread_memories: false,
+            sent_memories: Box::default(),
             tail: Position::START,
             freed: Position::START.bytes,
             head: Position::START,
