@@ -1,7 +1,5 @@
 //! `Pool::broadcast`: a function that every worker runs.
 
-use std::sync::Arc;
-
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
@@ -62,9 +60,8 @@ impl<M> Pool<M> {
         let call = Call::new(TaskId::of::<ItemLoop, _, _>(function)?, Options::default(), true);
         let (bytes, descriptors) = (initializer.args.clone(), initializer.descriptors.clone());
         let chunk_for_worker = |first| {
-            let body = Body::OutOfLine(Message::new(bytes.clone(), descriptors.clone())?);
-            let (call, deaths, memories) = (Arc::clone(&call), Vec::new(), Memories::NONE);
-            Ok(Chunk { call, first, count: 1, deaths, sort_key: 0, memories, body })
+            let body = Body::OutOfLine(Box::new(Message::new(bytes.clone(), descriptors.clone())?));
+            Ok(Chunk::new(&call, first, 1, Memories::NONE, body))
         };
         let count = self.dispatcher.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)

@@ -31,13 +31,17 @@ pub(crate) enum Body {
     /// Values of `size` bytes for arrays in the ring, from byte `start` on.
     Values { bytes: Vec<u8>, start: usize, size: u32 },
     /// One out-of-line item: it is large or holds descriptors.
-    OutOfLine(Message),
+    OutOfLine(Box<Message>),
 }
 
 /// The maximum bytes of a chunk, so that several fit into a ring.
 pub(crate) const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
 impl Chunk {
+    pub(super) fn new(call: &Arc<Call>, first: u64, count: u32, memories: Memories, body: Body) -> Self {
+        Self { call: Arc::clone(call), first, count, deaths: Vec::new(), sort_key: 0, memories, body }
+    }
+
     /// The header for its items.
     pub(crate) fn header(&self) -> TaskHeader {
         TaskHeader { first: self.call.header.first.at(self.first), ..self.call.header }
@@ -100,7 +104,7 @@ pub(crate) struct ChunkBuilder {
     /// The last item has added the last memory for which there was room, and is not the only item.
     has_filled_memories: bool,
     /// The last item, if it is out of line, and whether it may name memories then.
-    out_of_line: Option<Message>,
+    out_of_line: Option<Box<Message>>,
     out_of_line_names: bool,
 }
 
@@ -136,7 +140,7 @@ impl ChunkBuilder {
 
     /// The bytes so far, also of an item that is out of line.
     pub(crate) fn encoded_bytes(&self) -> usize {
-        self.frames.len() + self.out_of_line.as_ref().map_or(0, Message::length)
+        self.frames.len() + self.out_of_line.as_ref().map_or(0, |message| message.length())
     }
 
     #[inline]
@@ -203,7 +207,7 @@ impl ChunkBuilder {
                 Ok(())
             }
             Some(bytes) => {
-                self.out_of_line = Some(Message::large(bytes)?);
+                self.out_of_line = Some(Box::new(Message::large(bytes)?));
                 Ok(())
             }
             None => {
@@ -230,7 +234,7 @@ impl ChunkBuilder {
                 let bytes = self.frames.split_off(start + FRAME_HEADER);
                 self.frames.truncate(start);
                 self.out_of_line_names = wire::has_attachments(&bytes);
-                self.out_of_line = Some(Message::new(bytes, encoded?)?);
+                self.out_of_line = Some(Box::new(Message::new(bytes, encoded?)?));
                 Ok(())
             }
         }
@@ -244,30 +248,22 @@ impl ChunkBuilder {
 
     /// The chunks; `first` is the input index of the first item. There are two if the last item is out of
     /// line.
-    pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
+    #[inline]
+    pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> {
         let count = self.count_in_line();
         if self.size == 0 {
             self.frames.truncate(self.end);
         }
-        let memories = Memories::from(self.memories);
-        let chunk = |first, count, memories, body| Chunk {
-            call: Arc::clone(call),
-            first,
-            count,
-            deaths: Vec::new(),
-            sort_key: 0,
-            memories,
-            body,
-        };
         let body = match self.size {
             0 => Body::Frames { bytes: self.frames, start: 0 },
             size => Body::Values { bytes: self.frames, start: 0, size },
         };
-        let of_message = if self.out_of_line_names { memories.clone() } else { Memories::NONE };
-        let frames = (count > 0).then(|| chunk(first, count, memories, body));
-        let index = first + u64::from(count);
-        let out_of_line =
-            self.out_of_line.map(|message| chunk(index, 1, of_message, Body::OutOfLine(message)));
-        frames.into_iter().chain(out_of_line)
+        let memories = Memories::from(self.memories);
+        let of_last = if self.out_of_line_names { memories.clone() } else { Memories::NONE };
+        let in_line = (count > 0).then(|| Chunk::new(call, first, count, memories, body));
+        let last = self.out_of_line.map(move |message| {
+            Chunk::new(call, first + u64::from(count), 1, of_last, Body::OutOfLine(message))
+        });
+        in_line.into_iter().chain(last)
     }
 }

@@ -220,7 +220,7 @@ impl Span {
         if let Body::OutOfLine(_) = chunk.body {
             chunk.count = 0;
             let body = std::mem::replace(&mut chunk.body, Body::Frames { bytes: Vec::new(), start: 0 });
-            message = if let Body::OutOfLine(message) = body { Some(Box::new(message)) } else { None };
+            message = if let Body::OutOfLine(message) = body { Some(message) } else { None };
         }
         Self { call, first, count, done: 0, deaths, sort_key: chunk.sort_key, start, size, memories, message }
     }
@@ -245,7 +245,7 @@ impl Span {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
         let (body, start) = match self.message.take() {
-            Some(message) => (Body::OutOfLine(*message), self.start),
+            Some(message) => (Body::OutOfLine(message), self.start),
             None => rings.cut_items(self.start, kept, count, self.size),
         };
         self.count = kept;

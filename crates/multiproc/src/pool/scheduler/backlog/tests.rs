@@ -10,7 +10,7 @@ use crate::pool::call::{Options, ResultBatch};
 use crate::pool::chunk::ChunkBuilder;
 use crate::task::{RunOnce, TaskId};
 
-fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> + use<> {
+fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> {
     let mut builder = ChunkBuilder::new(0);
     builder.add(&(7_u64,)).unwrap();
     builder.pack(call, 0)
