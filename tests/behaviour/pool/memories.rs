@@ -1,5 +1,7 @@
 //! Items that share memory: slices and locks that many items of a call hold.
 
+use std::thread;
+
 use multiproc::queue::{Sender, bounded};
 use multiproc::sync::{Event, Mutex};
 use multiproc::{Pool, Result, SharedSlice};
@@ -120,16 +122,20 @@ fn memories_that_are_sent_in_vain_do_not_fill_a_worker_s_socket() -> Outcome {
     }
     let latch = Event::new()?;
     let wait = |event: Event| event.wait_timeout(TEST_TIMEOUT);
-    for is_busy in [true, false] {
+    for is_busy in [true, false].into_iter().cycle().take(20) {
         let running = is_busy.then(|| pool.submit(wait, (latch.clone(),))).transpose()?;
-        for turn in 0..600 {
-            drop(pool.submit(is_set, (events[turn % 9].clone(),))?);
-            pool.submit(is_set, (events[turn % 9].clone(),))?.cancel();
+        while running.as_ref().is_some_and(|running| !running.is_running()) {
+            thread::yield_now();
+        }
+        // Each is dispatched at once, if at all, and withdrawn before the worker claims it.
+        for event in events.iter().cycle().take(600) {
+            pool.submit(is_set, (event.clone(),))?.cancel();
         }
         latch.set();
         if let Some(running) = running {
             assert!(running.get()?);
         }
+        latch.clear();
         let mut handle = pool.submit(|text: String| text.len(), ("large".repeat(20_000),))?;
         assert_eq!(handle.get_timeout(TEST_TIMEOUT)?, Some(100_000));
     }
