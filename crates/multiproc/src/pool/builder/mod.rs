@@ -35,7 +35,7 @@ use crate::task::RemoteFn;
 pub struct PoolBuilder<M = NoState> {
     /// Without a number, `start` asks how many CPUs there are: reading that takes as long as a fork.
     workers: Option<usize>,
-    config: Config,
+    pub(super) config: Config,
     initializer: Result<()>,
     kind: PhantomData<fn(M)>,
 }

@@ -26,7 +26,7 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    fn waiting(&self) -> WaitingCallers {
+    pub(super) fn waiting(&self) -> WaitingCallers {
         match (self.count, self.need_all, self.futures) {
             (0, ..) => WaitingCallers::None,
             (1, 1, 0) => WaitingCallers::OneNeedsAll,

@@ -6,6 +6,8 @@
 
 mod drivers;
 mod pool_thread;
+#[cfg(test)]
+mod tests;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicUsize;
