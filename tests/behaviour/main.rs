@@ -10,6 +10,7 @@ mod bad_tasks;
 mod bad_values;
 mod corrupted_memory;
 mod crashes;
+mod debugger;
 mod encoding;
 mod fd;
 mod forgery;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         resource_limits::trials(),
         corrupted_memory::trials(),
         crashes::trials(),
+        debugger::trials(),
         record::trials(),
         security::trials(),
         server::trials(),

@@ -1,9 +1,11 @@
 //! A child held by a pidfd (`pidfd_open(2)`): unlike a pid, it never comes to mean another process.
 
+use std::fs;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,6 +16,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::poll::{Deadline, PollFlags, ready};
+use super::process_local::ProcessLocal;
 use crate::error::{Error, Result};
 
 /// How a process ended.
@@ -111,21 +114,21 @@ impl PidFd {
     }
 
     /// Collects the status of a child of ours that has ended, which [`wait`](Self::wait) need not have seen.
-    pub(crate) fn reap(&self) -> Exit {
+    ///
+    /// A debugger that is attached to the child gets the status first, and may take as long as its user. Then this
+    /// reads it, and a later call collects it.
+    pub(crate) fn reap(&self, pid: u32) -> Exit {
         OBSERVED_EXITS.fetch_add(1, Relaxed);
-        // SAFETY: all-zero bytes are a valid siginfo_t.
-        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-        let id = self.0.as_raw_fd().cast_unsigned();
-        // SAFETY: `info` is ours and of the right type. (`nix` fails on real-time signals.)
-        let result = unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED) };
-        match Errno::result(result) {
-            Err(Errno::EINTR) => self.reap(),
-            Err(_) => Exit::Lost,
-            Ok(_) => {
-                // SAFETY: `waitid` has filled in the variant for SIGCHLD, which has a status.
-                let status = unsafe { info.si_status() };
-                if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) }
-            }
+        collect_held();
+        match collect(self.as_fd(), libc::WNOHANG) {
+            Some(exit) => exit,
+            None => match held_exit(pid) {
+                Some(exit) => {
+                    hold(self.as_fd());
+                    exit
+                }
+                None => collect(self.as_fd(), 0).unwrap_or(Exit::Lost),
+            },
         }
     }
 }
@@ -134,6 +137,60 @@ impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Collects a child's status. `None` if, with `WNOHANG`, there is none to be had now.
+fn collect(pidfd: BorrowedFd<'_>, flags: libc::c_int) -> Option<Exit> {
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let id = pidfd.as_raw_fd().cast_unsigned();
+    loop {
+        // SAFETY: `info` is ours and of the right type. (`nix` fails on real-time signals.)
+        match Errno::result(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | flags) })
+        {
+            Err(Errno::EINTR) => {}
+            Err(_) => return Some(Exit::Lost),
+            Ok(_) => break,
+        }
+    }
+    // SAFETY: `waitid` has filled in the variant for SIGCHLD, or nothing.
+    let pid = unsafe { info.si_pid() };
+    // SAFETY: as above.
+    let status = unsafe { info.si_status() };
+    let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+    (pid != 0).then_some(exit)
+}
+
+/// The exit of a child that has ended, and whose status a debugger holds.
+fn held_exit(pid: u32) -> Option<Exit> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split_ascii_whitespace();
+    let is_dead = matches!(fields.next()?, "Z" | "X");
+    let status: i32 = fields.nth(48)?.parse().ok()?; // the 52nd of all, as `wait` gives it
+    let exit = if libc::WIFSIGNALED(status) {
+        Exit::Signal(libc::WTERMSIG(status))
+    } else {
+        Exit::Code(libc::WEXITSTATUS(status))
+    };
+    is_dead.then_some(exit)
+}
+
+/// Children whose status a debugger holds, until it can be collected.
+static HELD: ProcessLocal<Mutex<Vec<OwnedFd>>> = ProcessLocal::new(|_| Mutex::default());
+
+fn held() -> MutexGuard<'static, Vec<OwnedFd>> {
+    HELD.get().lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn hold(pidfd: BorrowedFd<'_>) {
+    // Without a descriptor, the child stays a zombie for as long as this process lives.
+    if let Ok(pidfd) = pidfd.try_clone_to_owned() {
+        held().push(pidfd);
+    }
+}
+
+fn collect_held() {
+    held().retain(|pidfd| collect(pidfd.as_fd(), libc::WNOHANG).is_none());
 }
 
 /// Whether that is a child of ours that was not reaped yet.
@@ -153,7 +210,7 @@ mod tests {
     fn a_pid_that_is_no_childs_acts_as_an_ended_process() {
         let not_a_child = PidFd::of_child(std::os::unix::process::parent_id()).unwrap();
         assert!(not_a_child.has_ended());
-        assert_eq!(not_a_child.reap(), Exit::Lost);
+        assert_eq!(not_a_child.reap(std::os::unix::process::parent_id()), Exit::Lost);
         assert!(not_a_child.signal(Signal::SIGCONT).is_ok());
     }
 }

@@ -184,7 +184,7 @@ impl Child {
             RunState::Exited(exit) => return *exit,
             RunState::Running { on_change, .. } => on_change.take(),
         };
-        let exit = self.pidfd.reap();
+        let exit = self.pidfd.reap(self.pid);
         recent_exits::record(self.pid, &self.name, exit);
         if !self.is_internal {
             trace::exited(self.pid, exit);

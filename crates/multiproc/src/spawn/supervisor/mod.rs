@@ -89,7 +89,7 @@ fn register(new: NewChild) -> Result<Arc<Child>> {
         Ok(supervisor) => supervisor.register(new),
         Err(error) => {
             new.pidfd.signal(Signal::SIGKILL)?;
-            new.pidfd.reap();
+            new.pidfd.reap(new.pid);
             Err(error)
         }
     }
