@@ -9,6 +9,7 @@ trials![
     a_handler_that_repairs_the_fault_has_the_task_go_on,
     a_fault_that_was_repaired_is_no_part_of_a_later_death,
     a_fault_that_was_repaired_keeps_no_join_waiting,
+    a_handler_that_repairs_many_faults_has_the_task_go_on,
     a_handler_of_three_parameters_gets_the_address,
     a_handler_that_takes_the_default_is_followed_by_a_report,
     what_is_ignored_stays_ignored,
@@ -37,6 +38,12 @@ fn a_fault_that_was_repaired_is_no_part_of_a_later_death() -> Outcome {
 /// A child that is executed runs its exit handlers, which take too long.
 fn a_fault_that_was_repaired_keeps_no_join_waiting() -> Outcome {
     assert_eq!(results("repair and stay")?, ["returned 2", "returned 2"]);
+    Ok(())
+}
+
+/// Each of these is reported before the handler runs, since after an overflow of the stack no report can be sent.
+fn a_handler_that_repairs_many_faults_has_the_task_go_on() -> Outcome {
+    assert_eq!(results("repair the stack")?, ["returned 200", "returned 200"]);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::num::NonZero;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use multiproc::{Process, RemoteFn, StartMethod};
+use multiproc::{Connection, Process, RemoteFn, StartMethod, pipe};
 use nix::libc::siginfo_t;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
@@ -22,7 +22,7 @@ const SIGNALS: [Signal; 5] =
 fn main() {
     let case = env::args().nth(1).unwrap();
     match &case[..] {
-        "repair" | "repair and die" | "repair and stay" => {
+        "repair" | "repair and die" | "repair and stay" | "repair the stack" => {
             set_action(Signal::SIGSEGV, SigHandler::Handler(repair));
         }
         "repair by information" => set_action(Signal::SIGSEGV, SigHandler::SigAction(repair_by_information)),
@@ -39,16 +39,38 @@ fn main() {
             block_exit();
             read_two_pages()
         }),
+        "repair the stack" => print_joined_late(),
         _ => print_each(read_two_pages),
     });
 }
 
+const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
+
 fn print_each<F: RemoteFn<(), Output = usize> + Copy>(task: F) {
-    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
-        match Process::builder().start_method(method).spawn(task, ()).unwrap().join() {
-            Ok(number) => println!("returned {number}"),
-            Err(error) => println!("{}", format!("{error:#}").replace('\n', " ")),
-        }
+    for method in METHODS {
+        print(Process::builder().start_method(method).spawn(task, ()).unwrap());
+    }
+}
+
+/// Nothing reads what the child sends to its parent before all faults are over.
+fn print_joined_late() {
+    let read_and_tell = |over: Connection<(), ()>| {
+        let count = read_pages_of_the_stack();
+        over.send(()).unwrap();
+        count
+    };
+    for method in METHODS {
+        let (here, there) = pipe().unwrap();
+        let child = Process::builder().start_method(method).spawn(read_and_tell, (there,)).unwrap();
+        here.recv().unwrap();
+        print(child);
+    }
+}
+
+fn print(child: Process<usize>) {
+    match child.join() {
+        Ok(number) => println!("returned {number}"),
+        Err(error) => println!("{}", format!("{error:#}").replace('\n', " ")),
     }
 }
 
@@ -91,6 +113,24 @@ fn read_two_pages() -> usize {
         usize::from(dereference(page) == 0)
     });
     pages.iter().sum()
+}
+
+/// Reads a page of the stack two hundred times, each time after it was made unreadable, as a fault of an overflow is.
+#[allow(unsafe_code)]
+fn read_pages_of_the_stack() -> usize {
+    let mut pages = [0_u8; 3 * PAGE];
+    let page = pages.as_mut_ptr().expose_provenance().next_multiple_of(PAGE);
+    let start = NonNull::new(ptr::with_exposed_provenance_mut(page)).unwrap();
+    NEXT.store(page, Ordering::SeqCst);
+    let times = (0..200).filter(|_| {
+        // SAFETY: a whole page inside of the array, which is read below, when the handler has made it readable.
+        unsafe { mprotect(start, PAGE, ProtFlags::PROT_NONE) }.unwrap();
+        dereference(page) == 0
+    });
+    let count = times.count();
+    // SAFETY: as above.
+    unsafe { mprotect(start, PAGE, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }.unwrap();
+    count
 }
 
 extern "C" fn repair(_signal: i32) {

@@ -10,7 +10,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
 
 use nix::libc::{self, sigaction, siginfo_t};
 
@@ -59,6 +59,9 @@ static ALTERNATE_STACK: Exclusive<[u8; 64 * 1024]> = Exclusive(UnsafeCell::new([
 /// A report was begun, and it was sent.
 static IS_REPORTED: AtomicBool = AtomicBool::new(false);
 static IS_SENT: AtomicBool = AtomicBool::new(false);
+/// How many were begun, also those that the program's handler has made needless.
+static REPORTS: AtomicU32 = AtomicU32::new(0);
+const MAX_REPORTS: u32 = 3;
 /// A handler of the program has dealt with a fault.
 static PROGRAM_HANDLES_FAULTS: AtomicBool = AtomicBool::new(false);
 /// The start socket, once it is set.
@@ -214,6 +217,12 @@ fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> b
     }
     if IS_REPORTED.swap(true, Acquire) {
         wait_for_report();
+        return false;
+    }
+    // Once a send has found the socket full, the kernel signals that there is room again: by SIGKILL, see
+    // `parent_death`. The socket has room for six reports, and the outcome is another packet.
+    if REPORTS.fetch_add(1, Relaxed) >= MAX_REPORTS {
+        IS_REPORTED.store(false, Release);
         return false;
     }
     send_report(link, signal, address, registers);

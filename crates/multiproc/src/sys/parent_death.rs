@@ -19,7 +19,8 @@ pub(crate) fn kill_on_hangup(socket: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Has the kernel send SIGKILL to this process when the other end is gone, or anything arrives here.
+/// Has the kernel send SIGKILL to this process when the other end is gone, when anything arrives here, and when there
+/// is room after a send has found none: so whoever sends here must not fill the socket.
 ///
 /// The kernel checks the permission now, so it sends the signal also when a process has changed its user.
 fn signal_on_hangup(socket: BorrowedFd<'_>) -> nix::Result<()> {
