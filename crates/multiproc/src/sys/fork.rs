@@ -7,6 +7,7 @@
 use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use nix::errno::Errno;
@@ -50,21 +51,30 @@ const PR_GET_TID_ADDRESS: libc::c_int = 40;
 pub(crate) fn serve_on_fresh_thread(serve: impl FnOnce() + Send + 'static) -> Errno {
     let _ = SigSet::all().thread_set_mask(); // the new thread inherits it
     let first = tid_address().map_or(0, <*mut libc::pid_t>::expose_provenance);
-    let stack = stack_limit();
-    STACK.store(stack as u64, Ordering::Relaxed);
-    // A panic message in a child names the thread, which is the first there.
-    let thread = thread::Builder::new().name("main".to_owned()).stack_size(stack);
-    let started = thread.spawn(move || {
-        while IS_PARKED.load(Ordering::Acquire) == 0 {
-            futex::wait(&IS_PARKED, 0, None);
+    let serve = Arc::new(Mutex::new(Some(serve)));
+    let mut stack = stack_limit();
+    loop {
+        STACK.store(stack as u64, Ordering::Relaxed);
+        // A panic message in a child names the thread, which is the first there.
+        let thread = thread::Builder::new().name("main".to_owned()).stack_size(stack);
+        let serve = Arc::clone(&serve);
+        let started = thread.spawn(move || {
+            while IS_PARKED.load(Ordering::Acquire) == 0 {
+                futex::wait(&IS_PARKED, 0, None);
+            }
+            forget_thread(first);
+            let serve = serve.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(serve) = serve {
+                serve();
+            }
+        });
+        match started {
+            Ok(thread) => break drop(thread),
+            Err(_) if stack > MIN_STACK => stack = (stack / 2).max(MIN_STACK), // where memory is limited
+            Err(error) => return error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw),
         }
-        forget_thread(first);
-        serve();
-    });
-    match started {
-        Ok(thread) => drop(thread),
-        Err(error) => return error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw),
     }
+    drop(serve);
     // From here on this thread holds no lock, such as the allocator's, and takes none.
     IS_PARKED.store(1, Ordering::Release);
     futex::wake_all(&IS_PARKED);
@@ -84,11 +94,18 @@ pub(crate) fn forking_thread_stack_size() -> u64 {
 
 static STACK: AtomicU64 = AtomicU64::new(0);
 
-/// The size that a program's first thread may have, at most 1 GiB. Only pages that are touched use memory.
+/// Where memory is limited, a smaller stack than this is no better than an error.
+const MIN_STACK: usize = 1 << 20;
+
+/// The size that a program's first thread may have, at most 1 GiB. Only pages that are touched use memory, but all of
+/// it counts against limits of the address space: it is at most a sixteenth of those, or the usual 8 MiB.
 fn stack_limit() -> usize {
     const MAX: u64 = 1 << 30;
-    let limit = getrlimit(Resource::RLIMIT_STACK).map_or(8 << 20, |(soft, _)| soft);
-    usize::try_from(limit.min(MAX)).unwrap_or(8 << 20)
+    const USUAL: u64 = 8 << 20;
+    let limit = |resource| getrlimit(resource).map_or(USUAL, |(soft, _)| soft);
+    let memory = limit(Resource::RLIMIT_AS).min(limit(Resource::RLIMIT_DATA));
+    let stack = limit(Resource::RLIMIT_STACK).min(MAX).min((memory / 16).max(USUAL));
+    usize::try_from(stack).unwrap_or(MIN_STACK)
 }
 
 /// Marks a thread as ended in the C library's list: children do not have it, and `setuid` in a child would
