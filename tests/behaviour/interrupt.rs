@@ -6,7 +6,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use std::{fs, thread};
 
-use multiproc::{Pool, Process};
+use multiproc::{Pool, Process, Server};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -21,6 +21,7 @@ trials![
     programs_that_a_child_executes_know_nothing_of_it,
     the_time_for_which_a_program_was_stopped_counts_against_no_limit,
     it_counts_against_nothing_else,
+    threads_of_the_library_take_no_signals,
 ];
 
 const METHODS: [&str; 2] = ["fork-server", "spawn"];
@@ -211,4 +212,43 @@ fn it_counts_against_nothing_else() -> Outcome {
         assert!(failed.is_empty(), "{method}: {failed:?}");
     }
     Ok(())
+}
+
+/// A program may wait for its signals in one thread (`sigwait`), and blocks them in all others that it knows.
+fn threads_of_the_library_take_no_signals() -> Outcome {
+    let pool = Pool::new(1)?;
+    let server = Server::spawn(|| (), ())?;
+    pool.submit(|| (), ())?.on_done(drop)?;
+    let of_server =
+        || threads_that_take_sigterm().is_ok_and(|threads| threads.0.contains(&"mp-server".to_owned()));
+    eventually("the thread of a server has its name", of_server);
+    let (_, taking) = threads_that_take_sigterm()?;
+    assert_eq!(taking, [] as [String; 0]);
+    let (_, taking) = server.call(|_: &mut ()| threads_that_take_sigterm().unwrap(), ())?;
+    assert_eq!(taking, [] as [String; 0], "in the server");
+    Ok(())
+}
+
+/// The names of the library's threads in this process, and of those of them that do not block SIGTERM.
+fn threads_that_take_sigterm() -> Outcome<(Vec<String>, Vec<String>)> {
+    let (mut all, mut taking) = (Vec::new(), Vec::new());
+    for thread in fs::read_dir("/proc/self/task")? {
+        let folder = thread?.path();
+        // A thread may end here.
+        let (Ok(name), Ok(status)) =
+            (fs::read_to_string(folder.join("comm")), fs::read_to_string(folder.join("status")))
+        else {
+            continue;
+        };
+        let name = name.trim_end().to_owned();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap_or_default();
+        let blocked = u64::from_str_radix(blocked.trim(), 16)?;
+        if name.starts_with("mp-") {
+            if blocked & (1 << (Signal::SIGTERM as u32 - 1)) == 0 {
+                taking.push(name.clone());
+            }
+            all.push(name);
+        }
+    }
+    Ok((all, taking))
 }

@@ -1,18 +1,23 @@
-//! Pools that cannot start a worker.
+//! Pools and servers that cannot start a process, and children under limits.
 
+use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
-use multiproc::Pool;
+use multiproc::server::Limit;
+use multiproc::{Pool, Server};
 use nix::errno::Errno;
-use nix::sys::resource::Resource;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::{limited, open_when_all_is_well};
-use crate::support::{METHODS, Outcome, alone, eventually, send_signal, trials};
+use crate::support::{METHODS, Outcome, alone, eventually, send_signal, trials, with};
 
 trials![
     a_pool_without_workers_goes_on_when_it_can_have_some,
     a_pool_whose_workers_are_idle_goes_on_when_it_can_have_some,
+    a_server_is_made_again_when_it_can_have_a_process,
+    children_start_with_an_endless_stack_and_little_memory,
 ];
 
 /// While its workers are killed and no others can be had, its work fails, and says why; later it goes on.
@@ -54,6 +59,39 @@ fn a_pool_whose_workers_are_idle_goes_on_when_it_can_have_some() -> Outcome {
             eventually("the pool goes on", || pool.apply(increase, (1,)).is_ok());
         }
         Ok(())
+    })
+}
+
+fn a_server_is_made_again_when_it_can_have_a_process() -> Outcome {
+    alone(|| {
+        open_when_all_is_well()?;
+        for method in METHODS {
+            let limit = Limit::new(5, Duration::from_secs(3600));
+            let server = Server::builder().start_method(method).restart(limit).spawn(|| 7_u64, ())?;
+            let killed = server.pid();
+            limited(Resource::RLIMIT_NOFILE, 3, || {
+                send_signal(killed, Signal::SIGKILL);
+                let folder = format!("/proc/{killed}");
+                eventually("it is reaped", || !Path::new(&folder).exists());
+                thread::sleep(Duration::from_millis(50)); // long enough, as a rule, for the first try to fail
+            });
+            assert_eq!(server.call(|number: &mut u64| *number, ())?, 7);
+            assert_ne!(server.pid(), killed);
+        }
+        Ok(())
+    })
+}
+
+fn children_start_with_an_endless_stack_and_little_memory() -> Outcome {
+    alone(|| {
+        let (_, most) = getrlimit(Resource::RLIMIT_STACK).unwrap();
+        setrlimit(Resource::RLIMIT_STACK, most, most).unwrap();
+        limited(Resource::RLIMIT_AS, 900 << 20, || {
+            METHODS.into_iter().try_for_each(|method| {
+                assert_eq!(with(method).spawn(|| 7, ())?.join()?, 7);
+                Ok(())
+            })
+        })
     })
 }
 

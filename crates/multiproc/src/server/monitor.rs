@@ -14,6 +14,8 @@ use crate::spawn::spawned_child::SpawnedChild;
 use crate::spawn::supervisor::Child;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::RunningTime;
+use crate::sys::signals::with_signals_blocked;
 use crate::sys::thread_id::ThreadId;
 
 /// How often the state of a [server](super::Server) is made again.
@@ -75,8 +77,8 @@ impl Monitor {
             let monitor = Arc::clone(&monitor);
             move || monitor.keep(started, &memory, &name, restarts)
         };
-        let thread = thread::Builder::new().name("mp-server".to_owned()).spawn(keep);
-        if let Err(error) = thread {
+        let thread = thread::Builder::new().name("mp-server".to_owned());
+        if let Err(error) = with_signals_blocked(|| thread.spawn(keep)) {
             child.kill();
             return Err(Error::io("start a thread for a server", &error));
         }
@@ -141,9 +143,29 @@ impl Restarts {
             self.start.failed = Some((running, error));
         }
         page.restart();
-        spawn(&self.start, &self.options)
+        self.spawn_in_time(page)
+    }
+
+    /// Starts a process; tries again for a while where the kernel refuses one, since the server may have died of the
+    /// same shortage.
+    fn spawn_in_time(&self, page: StatusPage<'_>) -> Result<SpawnedChild> {
+        let since = RunningTime::now();
+        loop {
+            match spawn(&self.start, &self.options) {
+                Err(error)
+                    if error.os_error().is_some() && since.elapsed() < GIVE_UP && !page.is_ending() =>
+                {
+                    thread::sleep(RETRY);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 }
+
+/// A process is tried again after this time, for as long as a [pool](crate::Pool) without workers tries.
+const RETRY: Duration = Duration::from_millis(100);
+const GIVE_UP: Duration = Duration::from_secs(3);
 
 fn spawn(start: &Start, options: &SpawnOptions) -> Result<SpawnedChild> {
     options.spawn_internal(start.name.clone(), |start: Start| serve(start), &(start.clone(),), None)

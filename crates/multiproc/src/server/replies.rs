@@ -13,6 +13,7 @@ use crate::channel::{Message, SenderCore};
 use crate::error::Result;
 use crate::ipc::wire::SharedFd;
 use crate::sys::poll::Deadline;
+use crate::sys::signals::with_signals_blocked;
 use crate::sys::socket::Sent;
 
 type Reply = (Vec<u8>, Vec<SharedFd>);
@@ -100,7 +101,8 @@ impl Writer {
                 }
             }
         };
-        let thread = thread::Builder::new().name("mp-replies".to_owned()).spawn(write)?;
+        let thread = thread::Builder::new().name("mp-replies".to_owned());
+        let thread = with_signals_blocked(|| thread.spawn(write))?;
         Ok(Self { queue, thread })
     }
 }
