@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::OnceLock;
 
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Pool, Process, Result, active_children, pipe};
+use multiproc::{Connection, Pool, Process, Result, TaskError, active_children, pipe};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
@@ -19,6 +19,7 @@ trials![
     recycled_workers_get_new_pids_and_all_results_are_right,
     the_initializer_runs_once_in_each_worker_before_its_tasks,
     an_initializer_that_panics_is_reported_once_and_not_respawned_without_end,
+    an_initializer_that_returns_an_error_is_reported_once_and_not_respawned_without_end,
     an_initializer_that_exits_is_reported_once_and_not_respawned_without_end,
     an_initializer_that_is_killed_is_reported_once_and_not_respawned_without_end,
     an_initializers_argument_that_does_not_encode_is_an_error,
@@ -100,24 +101,26 @@ fn the_initializer_runs_once_in_each_worker_before_its_tasks() -> Outcome {
 /// How an initializer fails.
 #[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
 enum Failure {
+    Error,
     Panic,
     Exit,
     Kill,
 }
 
-fn begin_and_fail(log: Sender<u32>, failure: Failure) {
-    log.send(std::process::id()).unwrap();
+fn begin_and_fail(log: Sender<u32>, failure: Failure) -> Result<(), TaskError> {
+    log.send(std::process::id())?;
     match failure {
+        Failure::Error => Err(TaskError::from("not today")),
         Failure::Panic => panic!("not today"),
         Failure::Exit => std::process::exit(9),
-        Failure::Kill => raise(Signal::SIGKILL).unwrap(),
+        Failure::Kill => Ok(raise(Signal::SIGKILL)?),
     }
 }
 
 /// Pending and later tasks get the same error; a bounded number of workers is started, and no more after it.
 fn initializer_that_fails(failure: Failure, why: &str) -> Outcome {
     let (log, entries) = bounded(1000)?;
-    let pool = Pool::builder().workers(2).initializer(begin_and_fail, (log, failure)).build()?;
+    let pool = Pool::builder().workers(2).try_initializer(begin_and_fail, (log, failure)).build()?;
     let waiting: Vec<_> = (0..10).map_while(|number| pool.submit(square, (number,)).ok()).collect();
     for task in waiting {
         let error = task.get().unwrap_err();
@@ -133,6 +136,10 @@ fn initializer_that_fails(failure: Failure, why: &str) -> Outcome {
     let started = entries.into_iter().count();
     assert!((1..=50).contains(&started), "{started} workers were started");
     Ok(())
+}
+
+fn an_initializer_that_returns_an_error_is_reported_once_and_not_respawned_without_end() -> Outcome {
+    initializer_that_fails(Failure::Error, "not today")
 }
 
 fn an_initializer_that_panics_is_reported_once_and_not_respawned_without_end() -> Outcome {

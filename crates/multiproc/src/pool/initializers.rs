@@ -28,6 +28,9 @@ where
 /// Calls a function for its effect.
 pub(super) struct Run<F>(PhantomData<fn() -> F>);
 
+/// Calls a function for its effect, which may fail.
+pub(super) struct TryRun<F>(PhantomData<fn() -> F>);
+
 /// Makes the state.
 pub(super) struct Make<F>(PhantomData<fn() -> F>);
 
@@ -62,13 +65,26 @@ macro_rules! functions {
     };
 }
 
-functions!(Run Make TryMake Preload TryPreload);
+functions!(Run TryRun Make TryMake Preload TryPreload);
 
 impl<F: RemoteFn<Args>, Args> RemoteFn<Args> for Run<F> {
     type Output = Result<(), Error>;
 
     fn call(self, args: Args) -> Result<(), Error> {
         zst_instance::<F>().call(args);
+        Ok(())
+    }
+}
+
+impl<F, Args, E> RemoteFn<Args> for TryRun<F>
+where
+    F: RemoteInit<Args, State = Result<(), E>>,
+    TaskError: From<E>,
+{
+    type Output = Result<(), Error>;
+
+    fn call(self, args: Args) -> Result<(), Error> {
+        zst_instance::<F>().make(args).map_err(TaskError::from)?;
         Ok(())
     }
 }

@@ -15,11 +15,11 @@ use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
 use super::dispatcher::{Config, Dispatcher};
-use super::initializers::{Run, encode_initializer};
+use super::initializers::{Run, TryRun, encode_initializer};
 use super::recording::RecordOptions;
 use super::scheduler::Policy;
 use super::state::NoState;
-use crate::error::{Error, Result, WORKER_NAME};
+use crate::error::{Error, Result, TaskError, WORKER_NAME};
 use crate::record::{MAX_BYTES, MAX_FILES};
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
@@ -28,6 +28,7 @@ use crate::sys::cpus::cpus;
 use crate::sys::limit::effective_memory_limit;
 use crate::sys::signals::with_signals_blocked;
 use crate::task::RemoteFn;
+use crate::task::method::RemoteInit;
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number of 0 is an error of
 /// [`build`](Self::build), but for [`min_workers`](Self::min_workers).
@@ -90,8 +91,10 @@ impl<M> PoolBuilder<M> {
         self
     }
 
-    /// Each worker runs `function` before any task; by default nothing. If it fails, every call of the pool
-    /// returns that error.
+    /// Each worker runs `function` before any task; by default nothing. What it returns is dropped, an `Err`, too:
+    /// one that can fail belongs in [`try_initializer`](Self::try_initializer). If it panics, ends the worker, or
+    /// takes longer than the [`initializer_timeout`](Self::initializer_timeout), every call of the pool returns that
+    /// error.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -112,6 +115,33 @@ impl<M> PoolBuilder<M> {
         Args: Serialize + DeserializeOwned,
     {
         self.run_first(Run::new(function), &args)
+    }
+
+    /// As [`initializer`](Self::initializer), for a function that may fail: its error is that of every call.
+    ///
+    /// ```
+    /// use multiproc::{Pool, TaskError};
+    /// use std::path::PathBuf;
+    ///
+    /// fn enter(directory: PathBuf) -> Result<(), TaskError> {
+    ///     Ok(std::env::set_current_dir(directory)?)
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::builder().workers(2).try_initializer(enter, (PathBuf::from("/missing"),)).build()?;
+    ///     let error = pool.apply(|| 7, ()).unwrap_err();
+    ///     assert!(error.to_string().contains("No such file"), "{error}");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn try_initializer<F, Args, E>(self, function: F, args: Args) -> Self
+    where
+        F: RemoteInit<Args, State = std::result::Result<(), E>>,
+        Args: Serialize + DeserializeOwned,
+        TaskError: From<E>,
+    {
+        self.run_first(TryRun::new(function), &args)
     }
 
     fn run_first<F, Args>(mut self, function: F, args: &Args) -> Self
