@@ -207,7 +207,7 @@ impl ChunkBuilder {
                 Ok(())
             }
             Some(bytes) => {
-                self.out_of_line = Some(Box::new(Message::large(bytes)?));
+                self.out_of_line = Some(Box::new(Message::copy(bytes, Vec::new())?));
                 Ok(())
             }
             None => {
@@ -231,10 +231,11 @@ impl ChunkBuilder {
                 Ok(())
             }
             encoded => {
-                let bytes = self.frames.split_off(start + FRAME_HEADER);
+                let bytes = self.frames.get(start + FRAME_HEADER..).unwrap_or_default();
+                self.out_of_line_names = wire::has_attachments(bytes);
+                let message = encoded.and_then(|descriptors| Message::copy(bytes, descriptors));
                 self.frames.truncate(start);
-                self.out_of_line_names = wire::has_attachments(&bytes);
-                self.out_of_line = Some(Box::new(Message::new(bytes, encoded?)?));
+                self.out_of_line = Some(Box::new(message?));
                 Ok(())
             }
         }

@@ -52,27 +52,20 @@ static MAPPED: AtomicUsize = AtomicUsize::new(PERMITS);
 impl Message {
     /// Spills large bytes at once, if a permit is left, so that sending is fast.
     pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<SharedFd>) -> Result<Self> {
-        if descriptors.len() >= MAX_DESCRIPTORS {
-            return Err(Error::invalid(format!(
-                "a message holds {} descriptors; at most {} can travel at once",
-                descriptors.len(),
-                MAX_DESCRIPTORS - 1
-            )));
-        }
-        let spilled = if bytes.len() > MAX_INLINE { SpilledMemory::ahead(&bytes)? } else { None };
-        let payload = spilled.map_or(Payload::Inline(bytes), Payload::Memfd);
-        let had_ends = descriptors.iter().any(|fd| fd.memory().is_none());
-        Ok(Self { payload, descriptors, had_ends })
+        check_count(&descriptors)?;
+        let spilled = SpilledMemory::ahead(&bytes)?;
+        Ok(Self::of(spilled.map_or(Payload::Inline(bytes), Payload::Memfd), descriptors))
     }
 
-    /// As [`Message::new`], of large borrowed bytes.
-    pub(crate) fn large(bytes: &[u8]) -> Result<Self> {
+    /// As [`Message::new`], of borrowed bytes: it copies large ones only once.
+    pub(crate) fn copy(bytes: &[u8], descriptors: Vec<SharedFd>) -> Result<Self> {
+        check_count(&descriptors)?;
         if let Some(spilled) = SpilledMemory::ahead(bytes)? {
-            return Ok(Self::without_descriptors(Payload::Memfd(spilled)));
+            return Ok(Self::of(Payload::Memfd(spilled), descriptors));
         }
         let mut copy = memfd::try_with_capacity(bytes.len())?;
         copy.extend_from_slice(bytes);
-        Ok(Self::without_descriptors(Payload::Inline(copy)))
+        Ok(Self::of(Payload::Inline(copy), descriptors))
     }
 
     /// A message that is spilled at once, whatever its size. If it is worth mapping, its memory is sealed, so
@@ -94,7 +87,12 @@ impl Message {
     }
 
     fn without_descriptors(payload: Payload) -> Self {
-        Self { payload, descriptors: Vec::new(), had_ends: false }
+        Self::of(payload, Vec::new())
+    }
+
+    fn of(payload: Payload, descriptors: Vec<SharedFd>) -> Self {
+        let had_ends = descriptors.iter().any(|fd| fd.memory().is_none());
+        Self { payload, descriptors, had_ends }
     }
 
     /// Spills large bytes that are still inline. Called when the message is about to be sent.
@@ -158,6 +156,17 @@ impl Message {
     }
 }
 
+fn check_count(descriptors: &[SharedFd]) -> Result<()> {
+    if descriptors.len() < MAX_DESCRIPTORS {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a message holds {} descriptors; at most {} can travel at once",
+        descriptors.len(),
+        MAX_DESCRIPTORS - 1
+    )))
+}
+
 impl SpilledMemory {
     pub(super) fn now(bytes: &[u8]) -> Result<Self> {
         Ok(Self::new(memfd_cache::write(bytes)?, bytes.len()))
@@ -167,8 +176,12 @@ impl SpilledMemory {
         Self { memory: fd.into(), length: length as u64, mapping, _permit: None }
     }
 
-    /// Spills before the message is sent. `None` without a permit or a free descriptor.
+    /// Spills large bytes before the message is sent. `None` if they are small, or without a permit or a free
+    /// descriptor.
     fn ahead(bytes: &[u8]) -> Result<Option<Self>> {
+        if bytes.len() <= MAX_INLINE {
+            return Ok(None);
+        }
         let Some(permit) = SpillPermit::take(&SPILLED_AHEAD) else { return Ok(None) };
         match Self::now(bytes) {
             Ok(spilled) => Ok(Some(Self { _permit: Some(permit), ..spilled })),
