@@ -23,8 +23,10 @@ if __name__ == "__main__":
 
     start = time.perf_counter()
     results = Queue()
-    for number in range(32):
-        child = Process(target=send_task, args=(number, results))
+    children = [Process(target=send_task, args=(number, results)) for number in range(32)]
+    for child in children:
         child.start()
+    pids = [results.get() for _ in children]
+    for child in children:
         child.join()
-    report("by a process each", [results.get() for _ in range(32)], start)
+    report("by a process each", pids, start)

@@ -19,9 +19,13 @@ fn main() -> multiproc::Result<()> {
     report("in a pool", &pids, start);
 
     let start = Instant::now();
-    let mut pids = Vec::new();
+    let mut children = Vec::new();
     for number in 0..32 {
-        pids.push(Process::spawn(task, (number,))?.join()?);
+        children.push(Process::spawn(task, (number,))?);
+    }
+    let mut pids = Vec::new();
+    for child in children {
+        pids.push(child.join()?);
     }
     report("by a process each", &pids, start);
     Ok(())
