@@ -61,9 +61,9 @@
 //!
 //! # Names of calls that may wait
 //!
-//! A plain name (`send`, `recv`, `lock`, `join`) blocks until it is done. `try_…` does not wait, but for about a
-//! millisecond in which another thread is at work; what it does not find is an error. `…_timeout` blocks for a
-//! time at most. At its limit
+//! A plain name (`send`, `recv`, `lock`, `join`) blocks until it is done. `try_…` does not wait for an item, for
+//! room or for a lock: if there is none, it returns an error. While another thread is in the middle of the same
+//! operation, it blocks for about 1 ms at most. `…_timeout` blocks for at most a time. At its limit
 //!
 //! | call | gives |
 //! |---|---|
@@ -79,8 +79,8 @@
 //! | `try_lock`, `try_read`, `try_write`, `try_acquire` | an error for which [`Error::is_timeout`] is true |
 //!
 //! `recv` meets the end of a stream as an error for which [`Error::is_disconnected`] is true, and an iterator
-//! ends there. `try_spawn`, `try_state` and `try_preload` wait as their namesakes do: there it is the function
-//! that may fail.
+//! ends there. `try_spawn`, `try_state`, `try_preload` and `try_initializer` wait as their namesakes do:
+//! there it is the function that may fail.
 //!
 //! # Timeline
 //!

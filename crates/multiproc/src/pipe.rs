@@ -311,8 +311,8 @@ impl<S, R> Connection<S, R> {
 /// may be readable although no message is there. To be sure not to block, receive with
 /// [`try_recv`](Connection::try_recv); that also clears it.
 ///
-/// The first call makes the descriptor, which is not to be read from. When several processes hold the end,
-/// only one of them sees it become readable; and where several hold the other end, and one is killed or stopped just
+/// The first call makes the descriptor, which is not to be read from. An end belongs to one process; after a `fork` of
+/// the program's own, only one of its copies sees the end become readable. Where several hold the other end, and one is killed or stopped just
 /// as it sends, it may become readable with the next message only: poll with a time limit then. When the kernel
 /// refuses one, the descriptor returned is always readable.
 impl<S, R> AsFd for Connection<S, R> {

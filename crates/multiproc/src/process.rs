@@ -69,7 +69,7 @@ impl Process<()> {
         Self::builder().spawn(function, args)
     }
 
-    /// Sets a name, a start timeout or a start method before starting.
+    /// Options beyond the function: a name, the environment, a start timeout, a start method, inline mode.
     ///
     /// ```
     /// use multiproc::Process;
@@ -166,7 +166,7 @@ impl ProcessBuilder {
 
     /// Whether the function runs in this process, in a thread with the child's name, so that a debugger or a
     /// profiler that watches this process sees it. By default, if the environment variable `MULTIPROC_INLINE`
-    /// is `1`; it concerns the whole program.
+    /// is `1`; the variable concerns the whole program.
     ///
     /// It begins at once, and runs beside its caller, with which it may exchange messages as a child would.
     /// Arguments and result are encoded and decoded as for a child, and a panic is an error of
@@ -316,8 +316,8 @@ impl<T> Process<T> {
     /// wait. A child that has ended is no error.
     ///
     /// # Errors
-    /// When the kernel refuses the signal, for example because the child has become another user's; and in a forked
-    /// copy of this process.
+    /// When the kernel refuses the signal, for example because the child has become another user's; in [inline
+    /// mode](ProcessBuilder::inline), when the task runs; and in a forked copy of this process.
     pub fn terminate(&self) -> Result<()> {
         self.started.terminate()
     }

@@ -46,7 +46,7 @@ pub(super) enum Registered {
 pub(super) enum Answer {
     Reply(Reply),
     /// The broker says that the caller is not there.
-    Nobody,
+    Absent,
     None,
 }
 
@@ -118,7 +118,7 @@ impl Served {
                 Ok((reply, _)) => Answer::Reply(reply),
                 Err(_) => Answer::None,
             },
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Answer::Nobody,
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Answer::Absent,
             Err(_) => Answer::None,
         }
     }
@@ -218,7 +218,7 @@ async fn silence(agent: &Agent, served: &Served) -> u32 {
             served.note_heartbeat();
             0
         }
-        Answer::Nobody => 2,
+        Answer::Absent => 2,
         Answer::None => u32::from(agent.connection.broker_answers(served.session.stream()).await),
     }
 }

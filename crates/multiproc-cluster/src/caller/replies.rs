@@ -1,4 +1,4 @@
-//! Answers the agents: who may begin a chunk, and whose results count.
+//! Answers the agents: which of them may begin a chunk, and whose results count.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The cause of an error, and who failed.
+//! The cause of an error, and what failed.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::TaskError;
 
 use crate::impl_serde::impl_serde;
 
-/// Who failed.
+/// What failed.
 #[derive(Clone)]
 pub(crate) enum Origin {
     /// Of a pool without a name.

@@ -1,4 +1,4 @@
-//! `Error`: what failed, who died, and of what; `ErrorKind`, to decide by; `TaskError`, for a task's own
+//! `Error`: what failed, which process died, and of what; `ErrorKind`, to decide by; `TaskError`, for a task's own
 //! errors.
 
 mod backtrace;

@@ -23,7 +23,8 @@ impl<M> Pool<M> {
     ///
     /// # Errors
     /// The error of the first item, in input order, that fails; items that no worker has begun are then
-    /// withdrawn. Also when the pool is closed or cannot keep its workers.
+    /// withdrawn. Also when the pool is closed or [cannot keep its
+    /// workers](Pool#when-a-pool-cannot-keep-its-workers).
     ///
     /// # Panics
     /// When the input's iterator panics: the panic reaches the caller, and the pool stays usable.
@@ -232,7 +233,8 @@ impl<M> Pool<M> {
     }
 
     /// Submits a task and returns a handle for its result. Does not block, unless the pool has a
-    /// [`max_pending`](super::PoolBuilder::max_pending) of tasks.
+    /// [`max_pending`](super::PoolBuilder::max_pending) of tasks, or is [inline](super::PoolBuilder::inline): then it
+    /// runs the task.
     ///
     /// ```
     /// multiproc::init();

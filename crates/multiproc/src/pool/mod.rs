@@ -81,11 +81,10 @@ pub use self::task_handle::{Canceller, TaskHandle};
 /// A free worker takes the next task, and tasks begin in the order of submission; those already assigned to a
 /// worker may begin some milliseconds late. The death of a worker fails the one task that it was running,
 /// with an error that names the process, the cause and the item. (If it is killed between two tasks of a few
-/// microseconds, that may be the next one, which has not begun.) The pool replaces the worker, and every
-/// other task still runs. A task runs at most once, unless [the call](Pool::options) allows retries. While
-/// the kernel refuses new workers, the pool continues with those it has. After 3 seconds without any, its
-/// work fails with the kernel's error until workers can start again. Several threads may share one pool, and
-/// a task may have a pool of its own.
+/// microseconds, that may be the next one, which has not begun.) The pool replaces the worker, and other
+/// tasks still run; only [`map`](Pool::map) and its like withdraw the rest of their own call at its first error. A
+/// task runs at most once, unless [the call](Pool::options) allows retries. Several threads may share one pool, and a
+/// task may have a pool of its own.
 ///
 /// Output of a task, from Rust or C, is flushed before its result is visible and before its worker begins
 /// another task, so it survives a task that ends the worker. Runs of very short tasks are the exception:
@@ -101,6 +100,13 @@ pub use self::task_handle::{Canceller, TaskHandle};
 /// Dropping a pool withdraws the tasks that no worker has begun, and lets running tasks finish for half of
 /// the shutdown timeout (1 s of 2 s by default). Then it sends SIGTERM, and SIGKILL at the end of the
 /// timeout. Blocks until the workers have exited.
+///
+/// # When a pool cannot keep its workers
+///
+/// A pool gives up when the initializer of a worker fails, when a worker ends before any worker was ready, and when 20
+/// workers in a row end before they are ready. All its calls then return the error of that worker. While the kernel
+/// refuses new workers, the pool continues with those it has. After 3 seconds without any, its work fails with the
+/// kernel's error until workers can start again.
 ///
 /// ```
 /// use multiproc::Pool;
@@ -163,7 +169,7 @@ impl Pool {
 }
 
 impl<M> Pool<M> {
-    /// Options for one call: a time limit, retries, a priority, a buffer size.
+    /// Options for one call: a time limit, a grace, retries, a priority, a buffer size.
     pub fn options(&self) -> CallOptions<'_, M> {
         CallOptions::new(&self.dispatcher)
     }
@@ -184,7 +190,8 @@ impl<M> Pool<M> {
     /// ```
     ///
     /// # Errors
-    /// When `workers` is 0, or the pool is closed or cannot keep its workers.
+    /// When `workers` is 0, or the pool is closed or [cannot keep its
+    /// workers](Pool#when-a-pool-cannot-keep-its-workers).
     pub fn resize(&self, workers: usize) -> Result<()> {
         if workers == 0 {
             return Err(Error::invalid("`workers` must be at least 1"));
@@ -192,7 +199,7 @@ impl<M> Pool<M> {
         self.dispatcher.resize(workers)
     }
 
-    /// The process ids of the current workers.
+    /// The process ids of the current workers, without those that are shutting down.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.dispatcher.worker_pids()
     }

@@ -23,7 +23,7 @@ pub struct Sender<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Sender<T> {
-    /// Sends an item. Blocks while the queue is full.
+    /// Sends an item. Blocks while the queue is full; an unbounded queue never blocks.
     ///
     /// When every receiver is gone, an error is returned at once if the receivers were dropped, were killed
     /// while waiting, or took nothing since the last check and this process knows of their end (it has joined
@@ -32,7 +32,9 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     ///
     /// # Errors
     /// [`is_disconnected`](crate::Error::is_disconnected) when every receiver is gone;
-    /// [`is_codec`](crate::Error::is_codec) when the item cannot be encoded. The error gives the item back.
+    /// [`is_codec`](crate::Error::is_codec) when the item cannot be encoded; the kernel's error when it refuses memory
+    /// or a descriptor; [`is_full`](crate::Error::is_full) when an unbounded queue has 2 GiB of items. The error gives
+    /// the item back.
     pub fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.put(item, Deadline::Never)
     }

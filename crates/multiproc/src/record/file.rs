@@ -31,7 +31,7 @@ pub(crate) struct TaskRecord {
     pub(crate) arguments: Arguments,
 }
 
-/// Who runs the function, which decides how it is found.
+/// What runs the function, which decides how it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Runner {
     Process,

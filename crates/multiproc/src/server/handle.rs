@@ -259,7 +259,7 @@ impl<S: 'static> Server<S> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`call`](Self::call). The server has ended nevertheless, but after `EDEADLK`.
+    /// Those of [`call`](Self::call). After any of them the server has ended, but for `EDEADLK`.
     pub fn stop(self) -> Result<S>
     where
         S: Serialize + DeserializeOwned,

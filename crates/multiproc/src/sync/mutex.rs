@@ -44,7 +44,7 @@ use crate::sys::poll::Deadline;
 /// # When the holder dies
 ///
 /// Within half a second another thread gets the mutex, as
-/// [`LockError::Poisoned`](super::LockError::Poisoned), which says who died and holds the guard. A holder
+/// [`LockError::Poisoned`](super::LockError::Poisoned), which says which process died, and holds the guard. A holder
 /// that panics poisons the mutex, too. The mutex stays poisoned until [`clear_poison`](Self::clear_poison).
 ///
 /// # The guard has a copy

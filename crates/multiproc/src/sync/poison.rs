@@ -1,4 +1,4 @@
-//! Lock poisoning: who failed while holding a lock.
+//! Lock poisoning: which thread failed while it held a lock.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ pub enum LockError<G> {
     Failed(Error),
 }
 
-/// The guard of a lock whose data may be in an unexpected state, and who left it so.
+/// The guard of a lock whose data may be in an unexpected state, and what left it so.
 pub struct Poisoned<G>(Box<(G, Error)>); // small, so that a guard that is not poisoned is moved as it is
 
 impl<G> LockError<G> {
@@ -79,7 +79,7 @@ impl<G> Poisoned<G> {
         self.0.0
     }
 
-    /// Who died or panicked: [`Error::pid`], and for a child of this process its name, [`Error::signal`] and
+    /// What died or panicked: [`Error::pid`], and for a child of this process its name, [`Error::signal`] and
     /// [`Error::exit_code`].
     pub fn error(&self) -> &Error {
         &self.0.1

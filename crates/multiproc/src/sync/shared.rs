@@ -79,7 +79,7 @@ pub(super) enum Word {
     /// The number of the thread that holds the mutex (low half), and of its process (high half) for the error
     /// when it dies.
     Owner = 72,
-    /// Who has left the data in an unknown state, or has broken the barrier.
+    /// What has left the data in an unknown state, or has broken the barrier.
     Failure = 80,
 }
 /// The event count's word.

@@ -8,8 +8,8 @@ impl<M> PoolBuilder<M> {
     /// Records each task that fails by the death of its worker, by its [time
     /// limit](crate::pool::CallOptions::timeout) or by a panic: in a file of its own in this directory, which is
     /// created (for this user alone) if there is none. By default, if the environment variable
-    /// `MULTIPROC_RECORD` names a directory. It concerns each pool of the program, and each
-    /// [`Process`](crate::Process) that is joined.
+    /// `MULTIPROC_RECORD` names a directory. The variable concerns each pool of the program, and
+    /// each [`Process`](crate::Process) that is joined.
     ///
     /// The file holds the error, the function's name, and the encoded arguments; only its owner can read it.
     /// The program runs the task again, in its first process, where a debugger sees it:

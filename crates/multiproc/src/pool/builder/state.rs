@@ -1,4 +1,4 @@
-//! The kind of a pool: whether its workers have a state, and who makes it.
+//! The kind of a pool: whether its workers have a state, and what makes it.
 
 use std::marker::PhantomData;
 
@@ -18,7 +18,8 @@ impl PoolBuilder {
     /// [`Serialize`]; a replaced worker makes its own. A task that panics leaves the state
     /// as it is at that moment.
     ///
-    /// A worker that ends because the pool does, or because it is retired or recycled, drops its state. When
+    /// A worker that ends because the pool does, because it is idle or one too many, or after its number of tasks, drops
+    /// its state. When
     /// the pool is dropped, that may take half of the [shutdown timeout](Self::shutdown_timeout). A worker that
     /// is killed drops nothing.
     ///

@@ -159,8 +159,9 @@ impl<'pool, M> CallOptions<'pool, M> {
     }
 
     /// The maximum number of items that [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered)
-    /// take from their input ahead of the results that they have returned. Unlimited by default; a `size` of
-    /// 0 is an error of the call.
+    /// take from their input ahead of the results that they have returned. Without it, as many as four chunks for
+    /// each worker have; with it, no more than those. A `size` of 0 is an error of the call. It has no effect on calls
+    /// that return all results at once.
     ///
     /// With 1, the call takes each item only after the result of the one before was returned, so the input
     /// may depend on it.
