@@ -312,9 +312,9 @@ impl<S, R> Connection<S, R> {
 /// [`try_recv`](Connection::try_recv); that also clears it.
 ///
 /// The first call makes the descriptor, which is not to be read from. An end belongs to one process; after a `fork` of
-/// the program's own, only one of its copies sees the end become readable. Where several hold the other end, and one is killed or stopped just
-/// as it sends, it may become readable with the next message only: poll with a time limit then. When the kernel
-/// refuses one, the descriptor returned is always readable.
+/// the program's own, only one of its copies sees the end become readable. Where several processes hold the other end,
+/// and one is killed or stopped just as it sends, it may become readable with the next message only: poll with a time
+/// limit then. When the kernel refuses one, the descriptor returned is always readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.readiness.get_or_create(&self.incoming).unwrap_or_else(|| self.incoming.end().memory().as_fd())

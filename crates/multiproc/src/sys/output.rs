@@ -132,8 +132,8 @@ impl Helper {
 
 /// Flushes all streams, before a process ends without exit handlers. Blocks while standard output is a full
 /// pipe, so that nothing is lost; but for a lock that another thread holds only for [`EXIT_FLUSH_TIMEOUT`].
-/// What that lock guards is then lost, as when a program exits; so is Rust's output of a process with several threads if
-/// the kernel refuses it one more.
+/// What that lock guards is then lost, as when a program exits. If the kernel refuses the helper thread, so is what
+/// Rust's standard output holds.
 pub(crate) fn flush_all() {
     if has_one_thread(false) {
         return flush_single_threaded();

@@ -18,10 +18,9 @@ impl PoolBuilder {
     /// [`Serialize`]; a replaced worker makes its own. A task that panics leaves the state
     /// as it is at that moment.
     ///
-    /// A worker that ends because the pool does, because it is idle or one too many, or after its number of tasks, drops
-    /// its state. When
-    /// the pool is dropped, that may take half of the [shutdown timeout](Self::shutdown_timeout). A worker that
-    /// is killed drops nothing.
+    /// A worker that ends because the pool does, because it is idle or surplus, or after its number of tasks, drops
+    /// its state. When the pool is dropped, that may take half of the [shutdown timeout](Self::shutdown_timeout). A
+    /// worker that is killed drops nothing.
     ///
     /// ```
     /// use multiproc::Pool;
