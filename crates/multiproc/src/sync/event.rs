@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::shared::{Shared, Word, impl_serde_shared};
 use crate::error::Result;
 use crate::ipc::ring::just_before_overflow;
-use crate::sys::atomic::{Acquire, Relaxed, Release};
+use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 
@@ -55,15 +55,19 @@ impl Event {
     /// If this process is killed in the middle, they notice within half a second that the event is set, or it
     /// is not set.
     pub fn set(&self) {
-        let set = |state: u64| (state & SET == 0).then(|| state.wrapping_add(ONE) | SET);
+        // One that is set is written all the same: a thread that clears it sees what was done before this call.
+        let set = |state: u64| Some(if state & SET == 0 { state.wrapping_add(ONE) | SET } else { state });
         let _ = self.shared.word(Word::State).fetch_update(Release, Relaxed, set);
         failpoint::hit(Failpoint::EventSet);
         self.shared.events().notify_all();
     }
 
     /// Clears the event: later calls of [`wait`](Self::wait) block.
+    ///
+    /// This thread sees what was done before the calls of [`set`](Self::set) that it has cleared. So a loop that
+    /// waits, clears and then looks for what is new misses nothing.
     pub fn clear(&self) {
-        self.shared.word(Word::State).fetch_and(!SET, Release);
+        self.shared.word(Word::State).fetch_and(!SET, AcqRel);
     }
 
     /// Whether the event is set.

@@ -12,6 +12,7 @@ use super::rw_lock::RwLock;
 use super::shared::Shared;
 use crate::model;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
+use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
@@ -99,6 +100,29 @@ fn event() {
     event.1.set(7);
     event.0.set();
     assert_eq!(waiter.join().unwrap(), 7);
+}
+
+model!(
+    an_event_that_is_set_again_shows_what_was_done_before_it, event_again, 3,
+    detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake, NoFence]
+);
+
+/// One thread makes a change, and sets an event that is set. Another one clears it, looks, and waits if it sees no
+/// change.
+fn event_again() {
+    let shared = (Event::new().unwrap(), Arc::new(AtomicU32::new(0)));
+    shared.0.set();
+    let setter = spawn(&shared, |(event, number)| {
+        number.store(7, Relaxed);
+        event.set();
+    });
+    let (event, number) = &shared;
+    event.clear();
+    if number.load(Relaxed) == 0 {
+        event.wait();
+    }
+    assert_eq!(number.load(Relaxed), 7);
+    setter.join().unwrap();
 }
 
 model!(a_barrier_separates_two_rounds, barrier, 2, detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake, NoFence]);
