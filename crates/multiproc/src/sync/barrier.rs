@@ -12,6 +12,7 @@ use crate::ipc::ring::just_before_overflow;
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed};
 use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::mutex::MutexGuard;
 use crate::sys::poll::Deadline;
 
 /// A place where a number of threads, of any processes, wait until all have arrived; again and again, as
@@ -41,7 +42,7 @@ use crate::sys::poll::Deadline;
 /// ```
 #[derive(Clone)]
 pub struct Barrier {
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 impl_serde_shared!(Barrier { shared }: 0, Some(0));
@@ -159,13 +160,16 @@ impl Barrier {
 
     fn wait_until(&self, deadline: Deadline) -> Result<bool> {
         let own = Cell::new(None);
-        let outcome = || own.get().and_then(|own: Entry| self.outcome(&own));
+        let outcome = || match own.get() {
+            Some(own) => self.outcome(&own),
+            None => self.is_broken().then(|| Err(self.broken())),
+        };
         let mut checks = 0;
         let waited = self.shared.wait(
             deadline,
             || outcome().is_some(),
             |check_holders| {
-                let Some(entry) = own.get() else { return self.arrive(&own, deadline) };
+                let Some(entry) = own.get() else { return self.arrive(&own, check_holders, deadline) };
                 if check_holders && outcome().is_none() {
                     self.check_two(&entry, checks);
                     checks += 1;
@@ -173,19 +177,22 @@ impl Barrier {
                 outcome().transpose()
             },
         )?;
-        match (waited, own.get()) {
-            (Some(is_leader), _) => Ok(is_leader),
-            (None, None) => Err(Error::timeout("come to a barrier")),
-            (None, Some(entry)) => {
-                let is_broken = self.break_round(round_of(&entry), own_failure_word(Failure::TimedOut));
-                let timeout = || Err(Error::timeout("pass a barrier"));
-                if is_broken { timeout() } else { outcome().unwrap_or_else(timeout) }
-            }
+        if let Some(is_leader) = waited {
+            return Ok(is_leader);
         }
+        let round = own.get().map_or_else(|| self.state().round(), |entry| round_of(&entry));
+        let is_broken = self.break_round(round, own_failure_word(Failure::TimedOut));
+        let timeout = || Err(Error::timeout("pass a barrier"));
+        if is_broken { timeout() } else { outcome().unwrap_or_else(timeout) }
     }
 
     /// Counts this thread in; as the last one, it opens the barrier.
-    fn arrive(&self, own: &Cell<Option<Entry>>, deadline: Deadline) -> Result<Option<bool>> {
+    fn arrive(
+        &self,
+        own: &Cell<Option<Entry>>,
+        check_holders: bool,
+        deadline: Deadline,
+    ) -> Result<Option<bool>> {
         let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
         let state = self.state();
         if state.is_broken() {
@@ -195,16 +202,20 @@ impl Barrier {
         let now = arrival_time();
         let entry = self.shared.insert(self.shared.own_thread(), now, state.round().into(), is_stale);
         own.set(entry);
-        if entry.is_none() || self.in_round(state.round()).count() < self.parties() {
-            return Ok(None);
+        failpoint::hit(Failpoint::BarrierArrived);
+        match entry {
+            Some(_) if self.in_round(state.round()).count() >= self.parties() => self.open(guard, state, now),
+            // The party that came last has died before it opened the barrier; maybe none lives that has come.
+            None if check_holders => self.break_for_dead(state.round(), |_| true).map(|()| None),
+            _ => Ok(None),
         }
+    }
+
+    /// Opens the barrier for a thread that has come last.
+    fn open(&self, guard: MutexGuard<'_>, state: State, now: u32) -> Result<Option<bool>> {
         // A death is noticed by those that wait, if any of them lives. One just after an arrival might as well be one
         // just after the round, so rounds in quick succession cost no check.
-        let has_died = |other: &Entry| now.wrapping_sub(other.kind) > 1 && self.shared.has_ended(other);
-        if let Some(dead) = self.in_round(state.round()).find(has_died) {
-            self.break_round(state.round(), death_word(dead.holder, dead.pid));
-            return Err(self.broken());
-        }
+        self.break_for_dead(state.round(), |other| now.wrapping_sub(other.kind) > 1)?;
         // It may be broken just now, since that takes no lock.
         let opened =
             self.shared.word(Word::State).compare_exchange(state.0, state.next(false).0, AcqRel, Acquire);
@@ -212,6 +223,14 @@ impl Barrier {
         failpoint::hit(Failpoint::BarrierPassed);
         self.shared.events().notify_all();
         Ok(opened.is_ok().then_some(true))
+    }
+
+    /// Breaks the round, and gives the error, if one of these parties has ended.
+    fn break_for_dead(&self, round: u32, may_have_died: impl Fn(&Entry) -> bool) -> Result<()> {
+        let has_died = |other: &Entry| may_have_died(other) && self.shared.has_ended(other);
+        let Some(dead) = self.in_round(round).find(has_died) else { return Ok(()) };
+        self.break_round(round, death_word(dead.holder, dead.pid));
+        Err(self.broken())
     }
 
     /// The outcome of a round, for a party that is not its leader.

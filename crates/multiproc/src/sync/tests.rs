@@ -110,6 +110,19 @@ fn a_timed_wait_ends_though_the_lock_is_held() {
     condvar.notify_one();
 }
 
+/// As if its holder were stopped.
+#[test]
+fn a_party_that_cannot_arrive_in_time_breaks_the_barrier() {
+    let barrier = Barrier::new(1).unwrap();
+    let held = barrier.shared.lock_slots(Deadline::Never).unwrap();
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| barrier.wait_timeout(Duration::from_millis(1)));
+        assert!(late.join().unwrap().unwrap_err().is_timeout());
+    });
+    assert!(barrier.is_broken());
+    drop(held);
+}
+
 /// Where a living thread waits before it.
 #[test]
 fn a_dead_waiter_is_removed_with_a_dead_holder() {

@@ -135,6 +135,8 @@ points! {
     WaiterAdded = "sync:waiter-added",
     /// A waiter of a condition variable waits no longer, and has not taken the mutex again.
     WaiterWoken = "sync:waiter-woken",
+    /// A party is in the table of a barrier, which it has not opened, and still holds the lock.
+    BarrierArrived = "sync:barrier-arrived",
     /// All parties have arrived at a barrier, and are not notified.
     BarrierPassed = "sync:barrier-passed",
     /// The reason for which a barrier is about to be broken is written.

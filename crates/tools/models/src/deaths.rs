@@ -131,6 +131,20 @@ fn dead_party() {
     assert!(other.join().unwrap().is_err() && barrier.wait().is_err());
 }
 
+model!(a_barrier_breaks_when_its_last_party_dies_before_it_opens, dead_opener, 3, detects[NoDeath]);
+
+/// No party lives that has arrived.
+fn dead_opener() {
+    let barrier = Barrier::new(1).unwrap();
+    let killed = spawn_killed(&barrier, Failpoint::BarrierArrived, |barrier| {
+        let _ = barrier.wait();
+    });
+    let dead = killed.join().unwrap().expect("it is killed in every interleaving");
+    let late = spawn(&barrier, Barrier::wait);
+    dead.end();
+    assert!(late.join().unwrap().is_err() && barrier.is_broken());
+}
+
 model!(a_cell_is_filled_though_its_maker_is_killed, dead_maker, 3, detects[NoDeath]);
 
 fn dead_maker() {

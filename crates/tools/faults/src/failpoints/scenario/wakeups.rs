@@ -70,6 +70,10 @@ pub(super) fn barrier(allowed: AllowedFailures) -> Result<Observed> {
     let is_missing = || passage.1.load(SeqCst) == 0 || passage.0.waiting() == WAITERS as usize;
     let (woken, at) = run(&mut observed, allowed, &passage, arrive, wait, is_missing)?;
     observed.settled = Some(at);
+    if allowed.killed_at == Some(Failpoint::BarrierArrived) {
+        ensure!(woken.iter().all(|passed| passed.as_ref().is_err_and(Error::is_broken)), "{woken:?}");
+        return Ok(observed);
+    }
     for passed in woken {
         let is_leader = passed.context("the barrier is not passed")?;
         ensure!(!is_leader, "a thread that did not come last is the leader");
