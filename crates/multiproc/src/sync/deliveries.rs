@@ -19,7 +19,6 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
-use crate::sys::thread_id::ThreadId;
 
 /// Handles of the same items, in any processes.
 #[derive(Clone, Debug)]
@@ -265,14 +264,9 @@ impl Deliveries {
 
     /// Gives up the items of processes that have ended.
     pub(super) fn recover(&self, deadline: Deadline) -> Result<()> {
-        let mut holders: Vec<(ThreadId, bool)> = Vec::new(); // a few: to ask for one takes microseconds
+        let mut has_ended = self.shared.ended_holders();
         for entry in self.shared.entries().filter(Entry::is_taken) {
-            let known = holders.iter().find(|(holder, _)| *holder == entry.holder);
-            let has_ended = known.map_or_else(|| self.shared.has_ended(&entry), |(_, has_ended)| *has_ended);
-            if known.is_none() {
-                holders.push((entry.holder, has_ended));
-            }
-            if has_ended && !self.recover_entry(&entry, deadline)? {
+            if has_ended(&entry) && !self.recover_entry(&entry, deadline)? {
                 break; // the lock cannot be had
             }
         }

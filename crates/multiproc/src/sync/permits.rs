@@ -160,13 +160,9 @@ impl Shared {
                 return Ok(());
             }
         }
-        let (mut last, mut has_dead_holder) = (None, false);
+        let (mut has_ended, mut has_dead_holder) = (self.ended_holders(), false);
         for entry in self.entries().filter(|entry| !entry.waits()) {
-            let ended = match last {
-                Some((holder, ended)) if holder == entry.holder => ended,
-                _ => self.has_ended(&entry),
-            };
-            last = Some((entry.holder, ended));
+            let ended = has_ended(&entry);
             if ended && !self.remove(&entry, deadline, on_death)? {
                 return Ok(());
             }
@@ -177,7 +173,7 @@ impl Shared {
         }
         // Waiters that were killed with it are removed together: otherwise one after the other would be granted
         // permits, and then found dead.
-        for waiter in self.waiters().iter().filter(|waiter| self.has_ended(waiter)) {
+        for waiter in self.waiters().iter().filter(|waiter| has_ended(waiter)) {
             if !self.remove(waiter, deadline, on_death)? {
                 return Ok(());
             }

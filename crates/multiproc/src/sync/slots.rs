@@ -6,6 +6,8 @@
 //! of state is one store. So the table is whole at every instruction at which a process can be killed. A
 //! thread frees its own entry without the lock.
 
+use std::collections::BTreeMap;
+
 use super::shared::{SLOT, Shared, Word};
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
@@ -146,6 +148,12 @@ impl Shared {
     /// The next sequence number. To be called under the lock.
     pub(super) fn next_sequence(&self) -> u64 {
         self.word(Word::Sequence).fetch_add(1, Relaxed).wrapping_add(1)
+    }
+
+    /// As [`has_ended`](Self::has_ended) for one entry after the other, but asks once for each holder.
+    pub(super) fn ended_holders(&self) -> impl FnMut(&Entry) -> bool {
+        let mut known = BTreeMap::new();
+        move |entry| *known.entry(entry.holder.bits()).or_insert_with(|| self.has_ended(entry))
     }
 
     /// Whether the holder of an entry has ended. Takes some microseconds.
