@@ -52,7 +52,7 @@ impl_serde_shared!(Condvar { shared }: 0, Some(0));
 const WAITERS: usize = 1024;
 /// The kinds of entries.
 const WAITS: u32 = 0;
-const NOTIFIED: u32 = 1;
+pub(super) const NOTIFIED: u32 = 1;
 /// Its thread waits no longer, and was not notified.
 const LEAVES: u32 = 2;
 
@@ -201,6 +201,7 @@ impl Condvar {
                 None => is_full = true,
             }
             drop(guard);
+            self.reassign_notifications(deadline)?;
         }
     }
 

@@ -7,6 +7,7 @@ use nix::sys::stat::fstat;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::condvar::NOTIFIED;
 use super::deliveries::{Deliveries, Next};
 use super::permits::GRANTED;
 use super::shared::SLOT;
@@ -158,6 +159,21 @@ fn each_holder_is_asked_once_whether_it_lives() {
 fn reads_of_this_thread() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/thread-self/io").ok()?;
     counts.lines().find_map(|line| line.strip_prefix("syscr: "))?.parse().ok()
+}
+
+#[test]
+fn waiters_that_were_killed_after_their_notification_leave_their_places() {
+    let (mutex, condvar) = (Mutex::new(0_u8).unwrap(), Condvar::new().unwrap());
+    let shared = &condvar.shared;
+    let dead = std::thread::spawn(ThreadId::current).join().unwrap();
+    while !dead.has_ended() {
+        std::thread::yield_now(); // `join` may return a moment before the kernel has removed the thread
+    }
+    for index in 0..shared.slots {
+        shared.insert_at(index, dead, NOTIFIED, shared.next_sequence());
+    }
+    let (_guard, is_over) = condvar.wait_timeout(mutex.lock().unwrap(), Duration::from_millis(1)).unwrap();
+    assert!(is_over);
 }
 
 /// As if another process had written there that this thread holds the lock.
