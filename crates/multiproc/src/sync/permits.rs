@@ -76,7 +76,8 @@ impl Shared {
                 let kind = request.count | if request.is_reentrant { GRANTED } else { 0 };
                 entry.set(self.insert(request.holder, kind, self.next_sequence(), |_| false));
                 if request.is_reentrant && entry.get().is_none() {
-                    return Err(Error::os("take a lock more often", Errno::ENOSPC)); // no other thread makes room
+                    // All entries may be its own: it would wait for itself.
+                    return Err(Error::os("take a lock more often", Errno::ENOSPC));
                 }
             }
             let granted = self.grant(total);

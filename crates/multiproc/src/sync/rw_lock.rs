@@ -69,7 +69,8 @@ impl<T: Pod> RwLock<T> {
     ///
     /// # Errors
     /// [`Poisoned`](super::LockError::Poisoned) when a writer died or panicked;
-    /// [`Failed`](super::LockError::Failed) when this thread holds the lock to write.
+    /// [`Failed`](super::LockError::Failed) when this thread holds the lock to write, or reads already and there
+    /// are 1256 readers and threads that wait.
     pub fn read(&self) -> LockResult<ReadGuard<'_, T>> {
         self.take_to_read(Deadline::Never)
     }

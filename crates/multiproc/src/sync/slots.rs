@@ -125,7 +125,8 @@ impl Shared {
         ((entry.holder, entry.sequence) == (of.holder, of.sequence)).then_some(entry.kind)
     }
 
-    /// Changes the kind of an entry. To be called under the lock.
+    /// Changes the kind of an entry. To be called under the lock; or, where its permits are granted, by its holder:
+    /// other threads change the kinds of those that wait alone.
     pub(super) fn set_kind(&self, of: &Entry, kind: u32) {
         self.slot_word(of.index, KIND).store(u64::from(of.pid) << 32 | u64::from(kind), Release);
     }
