@@ -1,6 +1,7 @@
 //! **Shared array**: processes fill exclusive chunks of shared memory.
 
 use std::cell::RefCell;
+use std::process::Command;
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
@@ -18,6 +19,7 @@ trials![
     an_empty_array_has_no_chunks,
     a_chunk_of_no_size_is_refused,
     chunks_cannot_be_made_while_others_are_out,
+    chunks_are_back_though_programs_are_started_meanwhile,
     a_killed_holder_gives_its_chunk_back,
     a_chunk_that_no_task_received_is_back,
     a_chunk_has_one_holder_however_often_it_was_encoded,
@@ -115,6 +117,20 @@ fn chunks_cannot_be_made_while_others_are_out() -> Outcome {
     array.join()?;
     assert_eq!(array.chunks_mut(5)?.count(), 2);
     Ok(())
+}
+
+/// A program that another thread starts has the chunk's socket until the kernel executes it.
+fn chunks_are_back_though_programs_are_started_meanwhile() -> Outcome {
+    let mut array = SharedArray::<u32>::zeroed(10)?;
+    let start = || (0..300).try_for_each(|_| Command::new("true").status().map(drop));
+    thread::scope(|scope| {
+        let starter = scope.spawn(start);
+        while !starter.is_finished() {
+            drop(array.chunks_mut(10)?.next());
+            array.split_at(5)?;
+        }
+        Ok(starter.join().unwrap()?)
+    })
 }
 
 fn a_killed_holder_gives_its_chunk_back() -> Outcome {

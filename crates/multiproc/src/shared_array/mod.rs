@@ -101,6 +101,10 @@ pub struct SharedArray<T> {
     element: PhantomData<T>,
 }
 
+/// A program that any thread of a holder starts has copies of its descriptors until the kernel executes it. So
+/// chunks that were dropped may not be back for a moment, longer on a busy machine.
+const WAIT_FOR_CHUNKS: Duration = Duration::from_secs(1);
+
 impl<T: Pod> SharedArray<T> {
     /// An array of `length` elements, which are zero.
     ///
@@ -145,8 +149,9 @@ impl<T: Pod> SharedArray<T> {
     /// Splits the array into exclusive chunks of `size` elements; the last one may have fewer.
     ///
     /// # Errors
-    /// When chunks of an earlier call are not back ([`join`](Self::join) waits for them), when `size` is 0, when the
-    /// kernel refuses a descriptor or memory, and in a forked copy of the process that made the array.
+    /// When chunks of an earlier call are not back after a second ([`join`](Self::join) waits longer for them), when
+    /// `size` is 0, when the kernel refuses a descriptor or memory, and in a forked copy of the process that made the
+    /// array.
     pub fn chunks_mut(&mut self, size: usize) -> Result<impl Iterator<Item = ArrayChunk<T>> + use<T>> {
         if size == 0 {
             return Err(Error::invalid("the size of a chunk must be at least 1"));
@@ -178,7 +183,8 @@ impl<T: Pod> SharedArray<T> {
         self.wait(Deadline::Never).map(drop)
     }
 
-    /// As [`join`](Self::join), but blocks for `time` at most; returns whether all chunks are back.
+    /// As [`join`](Self::join), but blocks for `time` at most; returns whether all chunks are back. While a holder
+    /// starts a program, it may take a moment until they are, after they were dropped.
     ///
     /// # Errors
     /// As [`join`](Self::join).
@@ -215,7 +221,7 @@ impl<T: Pod> SharedArray<T> {
     /// Prepares to hand out `chunks` chunks. `None` for an empty array.
     fn begin_chunks(&mut self, chunks: usize) -> Result<Option<ChunkSource<T>>> {
         self.check_not_forked()?;
-        if !self.join_timeout(Duration::ZERO)? {
+        if !self.join_timeout(WAIT_FOR_CHUNKS)? {
             return Err(Error::invalid("chunks of the array are not back yet; `join` waits for them"));
         }
         let Some(memory) = self.memory.clone() else { return Ok(None) };
