@@ -1,9 +1,11 @@
 //! Holders in a PID namespace other than that of the process that has made the lock.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use multiproc::sync::{Mutex, RwLock, Semaphore};
+use multiproc::sync::{Atomic, Mutex, RwLock, Semaphore};
 use multiproc::{Connection, Process, Result, pipe};
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
@@ -11,7 +13,10 @@ use nix::sched::{CloneFlags, unshare};
 use crate::forked_copies::in_fork;
 use crate::support::{Outcome, TEST_TIMEOUT, cannot_run, trials};
 
-trials![a_holder_in_another_namespace_counts_as_living];
+trials![
+    a_holder_in_another_namespace_counts_as_living,
+    a_copy_that_is_the_first_process_of_another_namespace_does_not_have_its_original_s_permit,
+];
 
 /// Reports whether it can make a namespace and has taken the locks there, and holds them until the end is told.
 type Stage = Connection<bool, ()>;
@@ -45,12 +50,8 @@ fn a_holder_in_another_namespace_counts_as_living() -> Outcome {
 fn hold_in_a_namespace(locks: Locks, stage: Stage) -> bool {
     // A user namespace is for a process without other threads. The second copy is the first process of the
     // PID namespace, with which its other processes end.
-    let user = CloneFlags::CLONE_NEWUSER;
-    let can_unshare = || {
-        [CloneFlags::empty(), user].into_iter().any(|flags| unshare(CloneFlags::CLONE_NEWPID | flags).is_ok())
-    };
     in_fork(|| {
-        if can_unshare() {
+        if can_unshare(CloneFlags::CLONE_NEWPID) {
             in_fork(|| (0..5_000).any(|_| in_fork(|| has_free_number() && hold(&locks, &stage).is_ok())))
         } else {
             stage.send(false).is_ok()
@@ -73,4 +74,49 @@ fn hold((mutex, slice, lock, semaphore): &Locks, stage: &Stage) -> Result<()> {
     (*first, *third) = (7, 7);
     second.set(0, 7);
     Ok(())
+}
+
+fn can_unshare(namespaces: CloneFlags) -> bool {
+    let user = CloneFlags::CLONE_NEWUSER;
+    [CloneFlags::empty(), user].into_iter().any(|more| unshare(namespaces | more).is_ok())
+}
+
+/// The original is the first process of a namespace as well, so both have the number 1.
+fn a_copy_that_is_the_first_process_of_another_namespace_does_not_have_its_original_s_permit() -> Outcome {
+    let can_run = Atomic::new(0_u32)?;
+    let is_kept = Process::spawn(keep_a_permit_in_namespaces, (can_run.clone(),))?.join()?;
+    if can_run.load(SeqCst) == 0 {
+        cannot_run("this user may not make a PID namespace with a /proc of its own");
+        return Ok(());
+    }
+    assert!(is_kept, "the copy has given the permit back");
+    Ok(())
+}
+
+fn keep_a_permit_in_namespaces(can_run: Atomic<u32>) -> bool {
+    in_fork(|| {
+        can_unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS)
+            && in_fork(|| {
+                let is_private = mount(&["--make-rprivate", "/"]) && mount(&["-t", "proc", "proc", "/proc"]);
+                is_private && keep_a_permit(&can_run).unwrap()
+            })
+    })
+}
+
+fn mount(arguments: &[&str]) -> bool {
+    Command::new("mount").args(arguments).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+fn keep_a_permit(can_run: &Atomic<u32>) -> Result<bool> {
+    let semaphore = Semaphore::new(1)?;
+    let mut permit = Some(semaphore.acquire()?);
+    if unshare(CloneFlags::CLONE_NEWPID).is_err() {
+        return Ok(false);
+    }
+    can_run.store(1, SeqCst);
+    let mut drop_permit = || {
+        drop(permit.take());
+        std::process::id() == 1
+    };
+    Ok(std::process::id() == 1 && in_fork(&mut drop_permit) && semaphore.available() == 0)
 }

@@ -5,8 +5,6 @@
 //! Both mean something in one PID namespace alone. A thread of another one has an identity there that never ends.
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -53,8 +51,9 @@ thread_local! {
     static CURRENT_NAMESPACE: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The identity of this process, or of the one that it was forked from.
-static PROCESS_ID: AtomicU64 = AtomicU64::new(0);
+/// The identity of this process, which is the same for all its threads, whether or not each could read /proc.
+static PROCESS: ProcessLocal<ThreadId> =
+    ProcessLocal::new(|_| ThreadId::look_up_own(std::process::id(), "self"));
 
 /// A number for the PID and time namespaces of this process, in which thread numbers and start times have a
 /// meaning; 0 if /proc tells neither. A process stays in its own, and a forked copy may be in others.
@@ -118,29 +117,18 @@ impl ThreadId {
 
     #[cold]
     fn look_up() -> (Self, Self) {
-        // A file system that shows the threads of another PID namespace gives this thread another number.
-        let id = |number: u32, name| {
-            let start = Stat::of(name).filter(|stat| stat.number == number).map(|stat| stat.start);
-            Self::new(number, start.unwrap_or(UNKNOWN))
-        };
-        let thread = id(gettid().as_raw().cast_unsigned(), "thread-self");
-        let process = Self::process_or(|| id(std::process::id(), "self"));
+        let thread = Self::look_up_own(gettid().as_raw().cast_unsigned(), "thread-self");
+        let process = *PROCESS.get();
         CURRENT_NAMESPACE.set(namespace());
         CURRENT.set(Some((OriginalProcess::current(), thread, process)));
         (thread, process)
     }
 
-    /// The identity of the process, which is the same for all its threads, whether or not each could read /proc.
-    fn process_or(look_up: impl FnOnce() -> Self) -> Self {
-        let known = PROCESS_ID.load(Relaxed);
-        if Self(known).number() == std::process::id() {
-            return Self(known);
-        }
-        let process = look_up();
-        match PROCESS_ID.compare_exchange(known, process.0, Relaxed, Relaxed) {
-            Err(other) if Self(other).number() == process.number() => Self(other),
-            _ => process,
-        }
+    /// The calling thread or process, which has this number, and this name in /proc.
+    fn look_up_own(number: u32, name: &str) -> Self {
+        // A file system that shows the threads of another PID namespace gives it another number.
+        let start = Stat::of(name).filter(|stat| stat.number == number).map(|stat| stat.start);
+        Self::new(number, start.unwrap_or(UNKNOWN))
     }
 
     /// Whatever thread or process has this number.
