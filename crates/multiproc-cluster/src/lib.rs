@@ -44,6 +44,10 @@
 //! `docs/cluster.md` of the repository says how it works, and what limits it on 100 and on 10,000 hosts.
 
 #![warn(missing_docs)]
+#![warn(
+    clippy::print_stderr,
+    reason = "it panics where standard error refuses a line; `agent::print_line` does not"
+)]
 
 // Highest first: a module uses only those below it.
 mod agent;

@@ -13,7 +13,7 @@ use super::lease::Lease;
 use super::run::{Ran, Stop, StopOnDrop};
 use super::session::{Registered, Served};
 use super::slot::free_place;
-use super::{Agent, pace, run};
+use super::{Agent, pace, print_line, run};
 use crate::connection::REQUEST_TIMEOUT;
 use crate::payload;
 use crate::protocol::{self, Delivery, Reply, Request, WorkHeader};
@@ -46,7 +46,7 @@ pub(super) async fn take(
     let Some(acknowledge) = message.message.reply.clone() else { return };
     let Some(delivered) = message.info().ok().map(Delivered::from) else { return };
     let Some((header, items)) = open(agent, &message.message.payload) else {
-        eprintln!("agent: an unreadable chunk of pool {:?} is dropped", served.session.pool);
+        print_line(&format!("an unreadable chunk of pool {:?} is dropped", served.session.pool));
         return finish(agent, acknowledge).await;
     };
     let chunk = header.chunk;

@@ -11,6 +11,7 @@ mod sweep;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::io::{self, Write};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,7 +114,7 @@ pub fn init() {
     multiproc::init();
     let Some(options) = AgentOptions::from_environment() else { return };
     let Err(error) = options.and_then(agent);
-    eprintln!("agent: {error}");
+    print_line(&error.to_string());
     exit(1);
 }
 
@@ -157,12 +158,8 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
             sessions: Mutex::default(),
             failure,
         });
-        eprintln!(
-            "agent: {} workers of host {} serve {}",
-            workers,
-            agent.host,
-            without_secrets(&options.url)
-        );
+        let url = without_secrets(&options.url);
+        print_line(&format!("{workers} workers of host {} serve {url}", agent.host));
         tokio::select! {
             ended = serve(&agent) => ended,
             Some(failure) = failed.recv() => Err(failure),
@@ -217,7 +214,7 @@ async fn connect(options: &AgentOptions) -> Result<Connection> {
             return Err(refusal.error);
         }
         if !has_told {
-            eprintln!("agent: {}; tries again", refusal.error);
+            print_line(&format!("{}; tries again", refusal.error));
             has_told = true;
         }
         tokio::time::sleep(pause).await;
@@ -246,7 +243,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
             }
             Ok(()) = last_error.changed() => {
                 if let Some(last_error) = &*last_error.borrow_and_update() {
-                    eprintln!("agent: the broker: {last_error}");
+                    print_line(&format!("the broker: {last_error}"));
                     // It would count as a host that works, and its chunks would have no end.
                     if last_error.contains("Permissions Violation") {
                         return Err(encoded::unreachable(format!("the account lacks a permission: {last_error}")));
@@ -279,7 +276,8 @@ impl Agent {
             None => {
                 let (own, other) = (build_id::hex(&self.build), advert.build);
                 let (own, other) = (build_id::short(&own), build_id::short(&other));
-                eprintln!("agent: refuses pool {:?}: its caller has build {other}, not {own}", session.pool);
+                let pool = &session.pool;
+                print_line(&format!("refuses pool {pool:?}: its caller has build {other}, not {own}"));
                 sessions.insert(session, Standing::Refused);
             }
         }
@@ -311,6 +309,12 @@ impl Agent {
     fn lock(&self) -> MutexGuard<'_, HashMap<Session, Standing>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Prints what an operator may want to know. Standard error may refuse it, as a pipe that nobody reads any more or a
+/// full disk does: `eprintln!` would panic, and end what this agent is doing.
+fn print_line(text: &str) {
+    let _ = io::stderr().write_all(format!("agent: {text}\n").as_bytes());
 }
 
 fn machine_name() -> String {

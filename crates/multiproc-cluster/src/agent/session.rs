@@ -9,8 +9,8 @@ use async_nats::client::RequestErrorKind;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::Agent;
 use super::slot::{self, Kind};
+use super::{Agent, print_line};
 use crate::caller::remove_streams;
 use crate::connection::{Connection, REQUEST_TIMEOUT};
 use crate::protocol::{self, CallerAdvert, Reply, Request, Session};
@@ -204,10 +204,10 @@ async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
             break;
         }
     }
-    eprintln!("agent: the caller of pool {:?} is gone", served.session.pool);
     served.end();
     agent.lock().remove(&served.session);
     remove_streams(&agent.connection, &served.session).await;
+    print_line(&format!("the caller of pool {:?} is gone", served.session.pool));
 }
 
 /// Asks the caller: 0 if it answers, or the broker is silent, too; 2 if the broker says that it is not there;

@@ -11,7 +11,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use futures_util::StreamExt;
 use tokio::time::MissedTickBehavior;
 
-use super::{Agent, Standing};
+use super::{Agent, Standing, print_line};
 use crate::caller::remove_streams;
 use crate::protocol::{self, CallerAdvert, Request, STREAMS, Session};
 
@@ -52,8 +52,8 @@ impl Suspects {
             let since = *self.0.entry(name).or_insert_with(Instant::now);
             let Some(lease) = lease_of(agent, &session).await else { continue };
             if since.elapsed() > lease.max(MIN_SUSPICION) {
-                eprintln!("agent: removes what a caller of pool {:?} has left", session.pool);
                 remove_streams(&agent.connection, &session).await;
+                print_line(&format!("has removed what a caller of pool {:?} has left", session.pool));
             }
         }
     }

@@ -1,12 +1,15 @@
 //! Hosts that join, leave, are slow, or run another build; callers that die.
 
+use std::io::{BufRead, BufReader};
+
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use futures_util::StreamExt;
 
 use crate::server::Server;
 use crate::support::{
-    LEASE, Outcome, TEST_TIMEOUT, agent, caller, is_running, other_build, trials, wait_for_begin, wait_until,
+    LEASE, Outcome, TEST_TIMEOUT, agent, agent_with_pipe, caller, is_running, other_build, trials,
+    wait_for_begin, wait_until,
 };
 use crate::work::{slow_square, square};
 
@@ -15,6 +18,7 @@ trials![
     a_host_may_come_late,
     without_a_host_a_call_ends_in_an_error,
     a_killed_callers_work_is_withdrawn,
+    a_host_whose_output_nobody_reads_serves_on,
     what_a_killed_caller_left_without_agents_is_removed_by_the_next,
     a_silent_caller_that_the_host_does_not_serve_keeps_its_lease,
     a_host_answers_while_it_looks_for_deserted_streams,
@@ -71,6 +75,25 @@ fn a_killed_callers_work_is_withdrawn() -> Outcome {
     wait_until("its stream and its objects are removed", || server.streams().is_empty());
     wait_until("its task ends", || !is_running(worker));
     assert_eq!(server.pool("next").map(square, 0..4)?, [0, 1, 4, 9]);
+    Ok(())
+}
+
+/// As after `program 2>&1 | tee log` whose `tee` has ended: a write is an error.
+fn a_host_whose_output_nobody_reads_serves_on() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let (mut agent, output) = agent_with_pipe(&server.url(), "a");
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?; // and drops the reader
+    assert!(line.starts_with("agent: 2 workers of host a serve"), "{line}");
+    let mut caller = caller(&server.url(), folder.path());
+    let worker = wait_for_begin(folder.path(), &[]);
+    server.wait_for_object();
+    caller.kill();
+    wait_until("its stream and its objects are removed", || server.streams().is_empty());
+    wait_until("its task ends", || !is_running(worker));
+    assert_eq!(server.pool("next").map(square, 0..4)?, [0, 1, 4, 9]);
+    assert_eq!(agent.ended(), None);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Agents, callers and waiting.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -102,14 +102,25 @@ pub(crate) fn agent(url: &str, host: &str, program: &Path) -> Running {
 
 /// As [`agent`], with more variables in its environment.
 pub(crate) fn agent_with(url: &str, host: &str, program: &Path, variables: &[(&str, &str)]) -> Running {
-    let mut command = child(program);
-    command.envs(variables.iter().copied());
-    command.env("MULTIPROC_AGENT", url).env("MULTIPROC_AGENT_HOST", host).env("MULTIPROC_AGENT_WORKERS", "2");
-    command.env("RUST_BACKTRACE", "0");
     let log = NamedTempFile::new().unwrap();
     let stderr = log.reopen().unwrap();
-    let process = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
-    Running { process, log: Some(log) }
+    let process = agent_command(url, host, program).envs(variables.iter().copied()).stderr(stderr).spawn();
+    Running { process: process.unwrap(), log: Some(log) }
+}
+
+/// As [`agent`], whose standard error is a pipe.
+pub(crate) fn agent_with_pipe(url: &str, host: &str) -> (Running, ChildStderr) {
+    let mut command = agent_command(url, host, &std::env::current_exe().unwrap());
+    let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+    let output = process.stderr.take().unwrap();
+    (Running::new(process), output)
+}
+
+fn agent_command(url: &str, host: &str, program: &Path) -> Command {
+    let mut command = child(program);
+    command.env("MULTIPROC_AGENT", url).env("MULTIPROC_AGENT_HOST", host).env("MULTIPROC_AGENT_WORKERS", "2");
+    command.env("RUST_BACKTRACE", "0").stdout(Stdio::null());
+    command
 }
 
 /// A caller that waits in a process of its own for [`hold`](crate::work::hold), whose arguments are in an object.
