@@ -202,7 +202,8 @@ fn check_hosts(caller: &Arc<Caller>) {
             state.unserved_since = state.unserved_since.or(last);
         }
         let is_unserved = state.unserved_since.is_some_and(|since| since.elapsed() > lease);
-        for (&chunk, outstanding) in &state.outstanding {
+        // What is arriving has its results at the broker, and needs no host any more.
+        for (&chunk, outstanding) in state.outstanding.iter().filter(|(_, chunk)| !chunk.is_arriving) {
             let lost = outstanding.lost_host(&state.hosts, lease);
             if let (Some(host), HostLoss::Fail) = (lost, outstanding.on_host_loss) {
                 failed.push((chunk, host.to_owned()));

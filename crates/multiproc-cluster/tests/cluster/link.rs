@@ -1,45 +1,65 @@
-//! A link to a server that can be cut: bytes wait, as those of TCP do, and arrive when it is mended.
+//! A link to a server that can be cut, slow and broken. While it is cut, bytes wait, as those of TCP do, and arrive when
+//! it is mended.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crate::server::Server;
 
 pub(crate) struct Link {
     port: u16,
-    is_cut: Arc<(Mutex<bool>, Condvar)>,
-    connections: Arc<AtomicUsize>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cut: Mutex<Cut>,
+    mended: Condvar,
+    /// How long a byte takes.
+    nanos_per_byte: AtomicU64,
+    /// How many connections were made.
+    connections: AtomicUsize,
+    /// Both ends of those that may be there.
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+#[derive(Default)]
+struct Cut {
+    /// To the server.
+    forth: bool,
+    /// From the server.
+    back: bool,
 }
 
 impl Link {
     pub(crate) fn to(server: &Server) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let is_cut = Arc::new((Mutex::new(false), Condvar::new()));
-        let (target, state) = (server.port(), Arc::clone(&is_cut));
-        let connections = Arc::<AtomicUsize>::default();
-        let count = Arc::clone(&connections);
+        let state = Arc::<State>::default();
+        let (target, link) = (server.port(), Arc::clone(&state));
         thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
-                count.fetch_add(1, Relaxed);
+                link.connections.fetch_add(1, Relaxed);
                 let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                let (back, forth) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                let states = [Arc::clone(&state), Arc::clone(&state)];
-                let [first, second] = states;
-                thread::spawn(move || forward(near, forth, &first));
-                thread::spawn(move || forward(far, back, &second));
+                let ends = [&near, &far].map(|stream| stream.try_clone().unwrap());
+                lock(&link.streams).extend(ends);
+                let (to_near, to_far) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                let (forth, back) = (Arc::clone(&link), Arc::clone(&link));
+                thread::spawn(move || forth.forward(near, to_far, |cut| cut.forth));
+                thread::spawn(move || back.forward(far, to_near, |cut| cut.back));
             }
         });
-        Self { port, is_cut, connections }
+        Self { port, state }
     }
 
     /// How many connections were made.
     pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Relaxed)
+        self.state.connections.load(Relaxed)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -47,16 +67,39 @@ impl Link {
     }
 
     pub(crate) fn cut(&self) {
-        self.set(true);
+        self.state.set(Cut { forth: true, back: true });
     }
 
     pub(crate) fn mend(&self) {
-        self.set(false);
+        self.state.set(Cut::default());
     }
 
-    fn set(&self, is_cut: bool) {
-        *self.is_cut.0.lock().unwrap_or_else(PoisonError::into_inner) = is_cut;
-        self.is_cut.1.notify_all();
+    /// Bytes of each direction take their time from now on.
+    pub(crate) fn slow_down(&self, bytes_per_second: u64) {
+        self.state.nanos_per_byte.store(1_000_000_000 / bytes_per_second, Relaxed);
+    }
+}
+
+impl State {
+    fn set(&self, cut: Cut) {
+        *lock(&self.cut) = cut;
+        self.mended.notify_all();
+    }
+
+    fn forward(&self, mut from: TcpStream, mut to: TcpStream, is_cut: impl Fn(&Cut) -> bool) {
+        let mut buffer = [0; 8 * 1024];
+        while let Ok(length) = from.read(&mut buffer)
+            && length > 0
+        {
+            thread::sleep(Duration::from_nanos(self.nanos_per_byte.load(Relaxed) * length as u64));
+            let cut = lock(&self.cut);
+            drop(self.mended.wait_while(cut, |cut| is_cut(cut)).unwrap_or_else(PoisonError::into_inner));
+            if to.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
     }
 }
 
@@ -66,17 +109,6 @@ impl Drop for Link {
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, (is_cut, mended): &(Mutex<bool>, Condvar)) {
-    let mut buffer = [0; 8 * 1024];
-    while let Ok(length) = from.read(&mut buffer)
-        && length > 0
-    {
-        let cut = is_cut.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(mended.wait_while(cut, |cut| *cut).unwrap_or_else(PoisonError::into_inner));
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-    }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -23,6 +23,7 @@ mod pending;
 mod server;
 mod skips;
 mod support;
+mod transfers;
 mod withdrawn;
 mod work;
 
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         links::trials(),
         pending::trials(),
         skips::trials(),
+        transfers::trials(),
         withdrawn::trials(),
     ];
     let trials: Vec<Trial> = groups.into_iter().flatten().collect();
