@@ -78,6 +78,17 @@ impl Connection {
         self.regained.borrow().is_some_and(|regained| regained.elapsed() <= time)
     }
 
+    /// What the broker answers. `None` once the connection has ended, with which answers are lost: the client waits for
+    /// them.
+    pub(crate) async fn unless_cut<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let mut epoch = self.epoch.clone();
+        epoch.mark_unchanged();
+        tokio::select! {
+            answer = answer => Some(answer),
+            _ = epoch.changed() => None,
+        }
+    }
+
     /// Whether the broker answers now, by a question about a stream, there or not. That it takes bytes says
     /// nothing: they may lie in a socket.
     pub(crate) async fn broker_answers(&self, stream: String) -> bool {

@@ -138,7 +138,8 @@ async fn probe(caller: &Caller) -> Probe {
         Some(stream.consumer_info(CONSUMER).await)
     };
     // The client may take no question while its queue is full.
-    let Ok(Some(answer)) = tokio::time::timeout(REQUEST_TIMEOUT, ask).await else { return Probe::NoAnswer };
+    let asked = tokio::time::timeout(REQUEST_TIMEOUT, caller.connection.unless_cut(ask));
+    let Ok(Some(Some(answer))) = asked.await else { return Probe::NoAnswer };
     match answer.map_err(|error| error.kind()) {
         Ok(info) => {
             Probe::Here { has_undelivered: info.num_pending > 0, delivered: info.delivered.stream_sequence }

@@ -118,8 +118,7 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk) -> Result<Arc<
 
 async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8]) -> Result<()> {
     let (connection, session) = (&caller.connection, &caller.session);
-    let began = Instant::now();
-    let mut again = false;
+    let (mut refused, mut again) = (None, false);
     loop {
         let stored = async {
             caller.make_store(again).await?;
@@ -127,7 +126,7 @@ async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8]) -> Re
         };
         match stored.await {
             Ok(()) => return Ok(()),
-            Err(error) => pause(caller, chunk, began, error).await?,
+            Err(error) => pause(caller, chunk, &mut refused, error).await?,
         }
         again = true;
     }
@@ -138,40 +137,38 @@ async fn send(caller: &Arc<Caller>, work: &Work) -> Result<u64> {
     let (chunk, copy) = (work.header.chunk, work.header.copy);
     let mut payload = caller.settings.build.to_vec();
     payload.extend(protocol::join(&work.header, &work.items)?);
-    let began = Instant::now();
+    let mut refused = None;
     loop {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", format!("{chunk}.{copy}"));
-        let context = &caller.connection.context;
-        let sent = context.publish_with_headers(caller.session.work(), headers, payload.clone().into()).await;
-        let acknowledged = match sent {
-            Ok(acknowledgement) => acknowledgement.await,
-            Err(error) => Err(error),
-        };
-        match acknowledged {
-            Ok(acknowledgement) => {
+        let (connection, subject, payload) =
+            (&caller.connection, caller.session.work(), payload.clone().into());
+        let sent = async { connection.context.publish_with_headers(subject, headers, payload).await?.await };
+        let why = match connection.unless_cut(sent).await {
+            Some(Ok(acknowledgement)) => {
                 caller.lock().refused = None;
                 return Ok(acknowledgement.sequence);
             }
-            Err(error) => {
-                let last_error = caller.connection.last_error();
-                let error =
-                    encoded::unreachable(format!("the broker does not take the work: {error}{last_error}"));
-                pause(caller, chunk, began, error).await?;
-            }
-        }
+            Some(Err(error)) => error.to_string(),
+            None => "the connection was interrupted".to_owned(),
+        };
+        let last_error = connection.last_error();
+        let error = encoded::unreachable(format!("the broker does not take the work: {why}{last_error}"));
+        pause(caller, chunk, &mut refused, error).await?;
     }
 }
 
-/// Waits before another attempt, unless there is no more need for one, or the broker has taken nothing for a lease.
+/// Waits before another attempt, unless there is no more need for one, or the broker has taken nothing for a lease
+/// since it has `refused` this chunk first. An attempt may take longer than a lease.
 ///
 /// That lease counts for all chunks together: those of a long call do not wait for one after another.
-async fn pause(caller: &Caller, chunk: u64, began: Instant, error: Error) -> Result<()> {
+async fn pause(caller: &Caller, chunk: u64, refused: &mut Option<Instant>, error: Error) -> Result<()> {
     let (lease, now) = (caller.settings.lease, Instant::now());
+    let refused = *refused.get_or_insert(now);
     let since = {
         let mut state = caller.lock();
         let recent = state.refused.filter(|(_, last)| last.elapsed() <= lease);
-        let since = recent.map_or(began, |(first, _)| first);
+        let since = recent.map_or(refused, |(first, _)| first);
         state.refused = Some((since, now));
         since
     };

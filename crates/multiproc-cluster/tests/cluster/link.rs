@@ -70,8 +70,20 @@ impl Link {
         self.state.set(Cut { forth: true, back: true });
     }
 
+    /// Only what the server sends waits.
+    pub(crate) fn cut_answers(&self) {
+        self.state.set(Cut { forth: false, back: true });
+    }
+
     pub(crate) fn mend(&self) {
         self.state.set(Cut::default());
+    }
+
+    /// Ends all connections; what waits in them is lost. New ones are served.
+    pub(crate) fn reset(&self) {
+        for stream in lock(&self.state.streams).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Bytes of each direction take their time from now on.

@@ -1,14 +1,20 @@
-//! Payloads that take longer than a lease on their way.
+//! Payloads that take longer than a lease on their way, and answers that are lost with a connection.
+
+use std::fs;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use multiproc_cluster::{Cluster, HostLoss};
 
 use crate::link::Link;
 use crate::server::Server;
-use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials};
-use crate::work::{enlarge, square};
+use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_for_begin};
+use crate::work::{begin_and_wait, enlarge, square};
 
-trials![results_on_their_way_to_the_caller_outlive_their_host];
+trials![
+    results_on_their_way_to_the_caller_outlive_their_host,
+    answers_that_are_lost_with_a_connection_cost_no_work,
+];
 
 /// A part of an object takes a quarter of a second.
 const BYTES_PER_SECOND: u64 = 512 * 1024;
@@ -34,5 +40,29 @@ fn results_on_their_way_to_the_caller_outlive_their_host() -> Outcome {
         let result = task.get_timeout(TEST_TIMEOUT)?;
         assert_eq!(result.map(|(_, bytes)| bytes.len()), Some(COUNT), "{loss:?}");
     }
+    Ok(())
+}
+
+/// The broker is there again at once. The client would wait for its answers for longer than the lease.
+fn answers_that_are_lost_with_a_connection_cost_no_work() -> Outcome {
+    let server = Server::start();
+    let agent = server.agent("a");
+    let link = Link::to(&server);
+    let folder = tempfile::tempdir()?;
+    let lease = Duration::from_millis(2800);
+    let pool = Cluster::builder(&link.url()).lease(lease).connect()?.pool("answers")?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    link.cut_answers();
+    let mut task = pool.submit(begin_and_wait, (folder.path().to_owned(),))?;
+    server.as_client(async |context| {
+        let mut probes = context.client().subscribe("$JS.API.CONSUMER.INFO.>").await.unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, probes.next()).await.unwrap();
+    });
+    wait_for_begin(folder.path(), &[]);
+    link.reset();
+    link.mend();
+    assert_eq!(task.get_timeout(lease * 2)?, None);
+    fs::write(folder.path().join("go"), "")?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(agent.pid()));
     Ok(())
 }
