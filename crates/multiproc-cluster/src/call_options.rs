@@ -60,6 +60,7 @@ impl CallOptions<'_> {
     }
 
     fn check(self) -> Result<()> {
+        self.caller.original.check()?;
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(encoded::invalid("`timeout` must be greater than zero".to_owned()));
         }
@@ -170,6 +171,7 @@ impl CallOptions<'_> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        self.check()?;
         let permit = self.caller.permits.take(None);
         self.submit_with(permit, function, &args)
     }
@@ -210,6 +212,9 @@ impl CallOptions<'_> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        if let Err(error) = self.check() {
+            return Err(encoded::refused(error, args));
+        }
         let Some(permit) = self.caller.permits.take(deadline) else { return Err(encoded::full(args)) };
         self.submit_with(Some(permit), function, &args).map_err(|error| encoded::refused(error, args))
     }

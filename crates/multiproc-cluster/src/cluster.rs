@@ -1,6 +1,7 @@
 //! `Cluster`: the connection of a caller, and the thread that serves it.
 
 use std::fmt;
+use std::mem::forget;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use crate::build_id;
 use crate::caller::{Caller, Settings};
 use crate::connection::Connection;
 use crate::options::{ClusterBuilder, Storage};
+use crate::original::OriginalProcess;
 use crate::pool::Pool;
 
 /// Many hosts that run this program, behind a NATS server with `JetStream`.
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
 
 /// A thread that runs asynchronous tasks.
 struct Runtime {
+    original: OriginalProcess,
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -143,10 +146,12 @@ impl Runtime {
         };
         let thread =
             std::thread::Builder::new().name("mp-cluster".to_owned()).spawn(serve).map_err(failed)?;
-        Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
+        let original = OriginalProcess::current();
+        Ok(Self { original, handle, stop: Some(stop), thread: Some(thread) })
     }
 
     fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        self.original.check()?;
         let (sender, receiver) = mpsc::sync_channel(1);
         self.handle.spawn(async move {
             let _ = sender.send(task.await);
@@ -157,6 +162,10 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        if !self.original.is_current() {
+            forget((self.stop.take(), self.thread.take())); // they are those of the original
+            return;
+        }
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -69,6 +69,7 @@ mod connection;
 
 mod build_id;
 mod cost;
+mod original;
 mod protocol;
 
 pub use agent::{AgentOptions, agent, init};

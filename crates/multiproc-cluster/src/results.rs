@@ -160,9 +160,18 @@ where
             if self.out.is_empty() {
                 return None;
             }
+            if let Err(error) = self.caller.original.check() {
+                return Some(Err(self.end_in_copy(error)));
+            }
             let batch = self.inbox.take(deadline)?;
             self.admit(batch);
         }
+    }
+
+    /// Nothing comes any more to a forked copy.
+    fn end_in_copy(&mut self, error: Error) -> Error {
+        (self.function, self.input, self.returned) = (Err(None), None, self.next_item);
+        error
     }
 
     /// Sends chunks while there is room for them. Stops to return a result that is there, if sending takes

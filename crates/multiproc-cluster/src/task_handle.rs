@@ -48,6 +48,7 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
         if self.taken {
             return Err(encoded::invalid("the task's result was already taken".to_owned()));
         }
+        self.caller.original.check()?;
         let batch = self.inbox.take(deadline);
         self.taken = batch.is_some();
         batch.map(|batch| Cursor::new(batch, false).next()).transpose()

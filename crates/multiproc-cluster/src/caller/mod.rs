@@ -31,6 +31,7 @@ pub(crate) use self::stream::remove_streams;
 use crate::build_id;
 use crate::connection::Connection;
 use crate::options::HostLoss;
+use crate::original::OriginalProcess;
 use crate::payload;
 use crate::protocol::{Build, CallerAdvert, Session};
 use crate::stats::{HostStats, PoolStats};
@@ -41,6 +42,7 @@ pub(crate) struct Caller {
     pub(crate) connection: Connection,
     pub(crate) settings: Settings,
     pub(crate) runtime: Handle,
+    pub(crate) original: OriginalProcess,
     state: Mutex<State>,
     next_chunk: AtomicU64,
     pub(crate) permits: Arc<Permits>,
@@ -166,6 +168,7 @@ impl Caller {
             connection,
             settings,
             runtime,
+            original: OriginalProcess::current(),
             state: Mutex::new(state),
             next_chunk: AtomicU64::new(0),
             permits: Permits::new(settings.max_pending),
@@ -180,6 +183,7 @@ impl Caller {
 
     /// Sends a chunk to the hosts; its results arrive in its inbox. Returns its number.
     pub(crate) fn submit(self: &Arc<Self>, mut new: NewChunk) -> Result<u64> {
+        self.original.check()?;
         let chunk = self.next_chunk.fetch_add(1, Relaxed);
         {
             let mut state = self.lock();
@@ -201,16 +205,21 @@ impl Caller {
 
     /// Withdraws a chunk: it is not begun any more, and ended where it runs. False if it is not outstanding.
     pub(crate) fn withdraw(self: &Arc<Self>, chunk: u64) -> bool {
-        let Some(mut outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        let Some(mut outstanding) = self.take(chunk) else { return false };
         self.discard(chunk, &mut outstanding);
         true
     }
 
     /// As [`withdraw`](Self::withdraw), with an error for its items.
     pub(crate) fn fail(self: &Arc<Self>, chunk: u64, error: Error) -> bool {
-        let Some(outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        let Some(outstanding) = self.take(chunk) else { return false };
         self.end_chunk(chunk, outstanding, error);
         true
+    }
+
+    /// A chunk that is outstanding. None is in a forked copy.
+    fn take(&self, chunk: u64) -> Option<Outstanding> {
+        self.original.is_current().then(|| self.lock().outstanding.remove(&chunk))?
     }
 
     /// Ends a chunk whose host is lost, and counts its tasks as lost there, unless it has its results.
@@ -258,8 +267,7 @@ impl Caller {
     /// Whether a host has begun a chunk that has no results, and is not given up.
     pub(crate) fn is_running(&self, chunk: u64) -> bool {
         let state = self.lock();
-        let outstanding = state.outstanding.get(&chunk);
-        outstanding.is_some_and(|outstanding| outstanding.has_live_host(&state.hosts))
+        state.outstanding.get(&chunk).is_some_and(|chunk| chunk.has_live_host(&state.hosts))
     }
 
     /// Why the session is of no more use, if it is not.

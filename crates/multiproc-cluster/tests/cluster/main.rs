@@ -13,6 +13,7 @@ mod ahead;
 mod bounds;
 mod calls;
 mod faults;
+mod forked_copy;
 mod hosts;
 mod keys;
 mod late;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         access::trials(),
         ahead::trials(),
         faults::trials(),
+        forked_copy::trials(),
         hosts::trials(),
         late::trials(),
         links::trials(),
