@@ -96,7 +96,9 @@ async fn follow(
         if let Ok(ended) = waited.map(|ended| ended.is_ok_and(|ended| *ended == Some(true))) {
             return ended;
         }
-        let _ = agent.connection.client.publish(acknowledge.clone(), "+WPI".into()).await;
+        if agent.connection.is_connected() {
+            let _ = agent.connection.client.publish(acknowledge.clone(), "+WPI".into()).await;
+        }
     }
 }
 

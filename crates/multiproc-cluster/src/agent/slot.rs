@@ -131,8 +131,11 @@ impl Slot<'_> {
         }
         self.is_refused = true; // the chunk would come again at once
         agent.is_full.store(true, Relaxed);
-        if let Some(acknowledge) = message.reply {
-            let _ = agent.connection.client.publish(acknowledge, "-NAK".into()).await;
+        // Over a later connection it would hand back what another host has by then.
+        let connection = &agent.connection;
+        let is_of_now = connection.is_connected() && !connection.was_cut_within(self.asked.elapsed());
+        if let Some(acknowledge) = message.reply.filter(|_| is_of_now) {
+            let _ = connection.client.publish(acknowledge, "-NAK".into()).await;
         }
     }
 

@@ -7,13 +7,15 @@ use futures_util::StreamExt;
 use multiproc_cluster::{HostLoss, Storage};
 use nix::sys::signal::Signal;
 
+use crate::link::Link;
 use crate::server::Server;
-use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_for_begin, wait_until};
+use crate::support::{LEASE, Outcome, TEST_TIMEOUT, agent, trials, wait_for_begin, wait_until};
 use crate::work::{begin_and_wait, hold, square};
 
 trials![
     a_delivery_that_is_read_after_the_lease_does_not_run,
     a_delivery_that_is_read_after_the_lease_is_not_handed_back,
+    a_chunk_is_not_handed_back_over_a_later_connection,
     a_host_asks_before_it_begins_a_chunk_after_an_interruption,
     a_late_answer_leaves_a_slot_one_request,
 ];
@@ -66,18 +68,53 @@ fn a_delivery_that_is_read_after_the_lease_is_not_handed_back() -> Outcome {
     server.wait_for_chunks("the host has it, too", 3);
     let second = server.agent("b");
     assert_eq!(wait_for_begin(&stale, &[]), second.pid());
+    check_that_only_renewals_follow(&server, || first.signal(Signal::SIGCONT));
+    std::fs::write(stale.join("go"), "")?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(second.pid()));
+    Ok(())
+}
+
+/// Of the host that has the chunk now: it renews it three times a lease.
+fn check_that_only_renewals_follow(server: &Server, act: impl FnOnce()) {
     server.as_client(async |context| {
         let answers = context.client().subscribe("$JS.ACK.>").await.unwrap();
         let is_of_stale = |answer: &Message| std::future::ready(answer.subject.contains("MULTIPROC_stale_"));
         let mut answers = answers.filter(is_of_stale);
         context.client().flush().await.unwrap();
-        first.signal(Signal::SIGCONT);
-        // The second host renews the chunk three times a lease.
+        act();
         for _ in 0..4 {
             let answer = tokio::time::timeout(TEST_TIMEOUT, answers.next()).await.unwrap().unwrap();
             assert_eq!(&answer.payload[..], b"+WPI");
         }
     });
+}
+
+/// The host has lost its connection when it finds no place. What it says then waits for the next one, while another host
+/// gets the chunk.
+fn a_chunk_is_not_handed_back_over_a_later_connection() -> Outcome {
+    let server = Server::start();
+    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let [busy, stale] = [0, 1].map(|number| folders[number].path().to_owned());
+    let link = Link::to(&server);
+    let first = agent(&link.url(), "a", &std::env::current_exe()?);
+    let filler = server.cluster().lease(LEASE * 50).connect()?.pool("filler")?;
+    let pool = server.cluster().lease(LEASE * 5).connect()?.pool("stale")?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    server.wait_for_chunks("the first chunk is acknowledged", 0);
+    for _ in 0..2 {
+        let _ = filler.submit(hold, (busy.clone(), Vec::new()))?;
+    }
+    wait_until("the host is full", || std::fs::read_dir(&busy).unwrap().count() == 2);
+    first.signal(Signal::SIGSTOP);
+    let options = pool.options().on_host_loss(HostLoss::Fail);
+    let mut task = options.submit(begin_and_wait, (stale.clone(),))?;
+    server.wait_for_chunks("the host has it, too", 3);
+    link.cut(); // connections that it makes again do not get through
+    link.reset();
+    first.signal(Signal::SIGCONT);
+    let second = server.agent("b");
+    assert_eq!(wait_for_begin(&stale, &[]), second.pid());
+    check_that_only_renewals_follow(&server, || link.mend());
     std::fs::write(stale.join("go"), "")?;
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(second.pid()));
     Ok(())
