@@ -98,17 +98,19 @@ fn about(bucket: &str, name: &str) -> String {
     format!("$O.{bucket}.M.{}", BASE64URL.encode(name.as_bytes()))
 }
 
-/// Reads a payload. Tries for a lease, after which the caller has given it up.
+/// Reads a payload. Tries for a lease after the first failure: an attempt may take longer.
 pub(crate) async fn get(
     connection: &Connection,
     session: &Session,
     name: &str,
     lease: Duration,
 ) -> Result<Vec<u8>> {
-    let deadline = Instant::now() + lease;
+    let mut deadline = None;
     loop {
         match try_get(connection, session, name).await {
-            Err(_) if Instant::now() < deadline => sleep(lease / 20).await,
+            Err(_) if Instant::now() <= *deadline.get_or_insert_with(|| Instant::now() + lease) => {
+                sleep(lease / 20).await;
+            }
             read => return read.map_err(|error| failed(connection, "read", name, &error)),
         }
     }

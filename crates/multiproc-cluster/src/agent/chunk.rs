@@ -302,14 +302,15 @@ fn encode(results: &[Result<Vec<u8>>]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Stores results in the object store. Tries for a lease.
+/// Stores results in the object store. Tries for a lease after the first failure: an attempt may take longer.
 async fn store(agent: &Agent, served: &Served, name: &str, results: &[u8]) -> Result<()> {
-    let deadline = Instant::now() + served.lease;
-    let mut again = false;
+    let (mut deadline, mut again) = (None, false);
     loop {
         served.ask(&agent.connection, &Request::MakeStore { again }, &[]).await;
         match payload::put(&agent.connection, &served.session, name, results).await {
-            Err(_) if Instant::now() <= deadline => tokio::time::sleep(served.lease / 20).await,
+            Err(_) if Instant::now() <= *deadline.get_or_insert_with(|| Instant::now() + served.lease) => {
+                tokio::time::sleep(served.lease / 20).await;
+            }
             stored => return stored,
         }
         again = true;

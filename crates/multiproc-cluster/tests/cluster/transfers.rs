@@ -1,6 +1,7 @@
 //! Payloads that take longer than a lease on their way, and answers that are lost with a connection.
 
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -8,12 +9,13 @@ use multiproc_cluster::{Cluster, HostLoss};
 
 use crate::link::Link;
 use crate::server::Server;
-use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_for_begin};
+use crate::support::{LEASE, Outcome, TEST_TIMEOUT, agent, trials, wait_for_begin};
 use crate::work::{begin_and_wait, enlarge, square};
 
 trials![
     results_on_their_way_to_the_caller_outlive_their_host,
     answers_that_are_lost_with_a_connection_cost_no_work,
+    a_payload_that_takes_longer_than_a_lease_survives_a_broken_connection,
 ];
 
 /// A part of an object takes a quarter of a second.
@@ -65,4 +67,55 @@ fn answers_that_are_lost_with_a_connection_cost_no_work() -> Outcome {
     fs::write(folder.path().join("go"), "")?;
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(agent.pid()));
     Ok(())
+}
+
+/// It begins again.
+fn a_payload_that_takes_longer_than_a_lease_survives_a_broken_connection() -> Outcome {
+    // Whose connection it is, the sizes of arguments and results, and where parts pass, or the questions for them.
+    let cases = [
+        ("caller", (LARGE, 1), STORED),
+        ("caller", (1, LARGE), FETCHED),
+        ("host", (1, LARGE), STORED),
+        ("host", (LARGE, 1), FETCHED),
+    ];
+    thread::scope(|scope| {
+        for (owner, sizes, parts) in cases {
+            let case = move || break_a_transfer(owner == "caller", sizes, parts);
+            thread::Builder::new().name(format!("{owner} {sizes:?}")).spawn_scoped(scope, case).unwrap();
+        }
+    });
+    Ok(())
+}
+
+const STORED: &str = "$O.*.C.>";
+const FETCHED: &str = "$JS.API.DIRECT.GET.>";
+/// Takes six seconds.
+const LARGE: usize = 3_000_000;
+
+/// Breaks the connection of the caller or of the host after a lease, with an answer about the object in it.
+fn break_a_transfer(is_of_caller: bool, (arguments, results): (usize, usize), parts: &'static str) {
+    let server = Server::start();
+    let link = Link::to(&server);
+    let [near, far] = [server.url(), link.url()];
+    let (caller_url, agent_url) = if is_of_caller { (far, near) } else { (near, far) };
+    let _agent = agent(&agent_url, "a", &std::env::current_exe().unwrap());
+    let pool = Cluster::builder(&caller_url).lease(LEASE * 2).connect().unwrap().pool("long").unwrap();
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+    link.slow_down(BYTES_PER_SECOND);
+    let mut task = server.as_client(async |context| {
+        let mut parts = context.client().subscribe(parts).await.unwrap();
+        context.client().flush().await.unwrap();
+        let task = pool.submit(enlarge, (vec![1; arguments], results)).unwrap();
+        for _ in 0..18 {
+            tokio::time::timeout(TEST_TIMEOUT, parts.next()).await.unwrap();
+        }
+        link.cut_answers();
+        // The next part may be on its way.
+        let _ = tokio::time::timeout(LEASE / 4, parts.next()).await;
+        task
+    });
+    link.reset();
+    link.mend();
+    let (count, bytes) = task.get_timeout(TEST_TIMEOUT).unwrap().unwrap();
+    assert_eq!((count, bytes.len()), (arguments, results));
 }
