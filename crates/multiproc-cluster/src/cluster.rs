@@ -59,6 +59,8 @@ impl Cluster {
     /// a server has answered, for at most five seconds for each address, and for as long as the system takes to look up
     /// names.
     ///
+    /// Special characters of a token, a user or a password are percent-encoded: `%2C` is a comma, `%25` a percent sign.
+    ///
     /// # Errors
     /// When no server answers, or when it refuses the credentials.
     pub fn connect(url: &str) -> Result<Self> {

@@ -10,6 +10,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use multiproc::pool::encoded;
 use multiproc::{Error, Result};
+use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 
 /// How long a request to the broker may take.
@@ -167,29 +168,61 @@ fn backoff(attempts: usize) -> Duration {
     (Duration::from_millis(20) * factor).min(MAX_BACKOFF)
 }
 
+/// What a URL holds to log in with.
+#[derive(Debug, PartialEq, Eq)]
+enum Login {
+    User(String, String),
+    Token(String),
+}
+
 /// The addresses of a comma-separated list of URLs, and the options with the credentials that they hold: the
 /// client reads them from its options only.
 fn with_credentials(urls: &str, mut options: ConnectOptions) -> (Vec<String>, ConnectOptions) {
     let mut servers = Vec::new();
-    for url in urls.split(',').map(str::trim) {
-        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-        let (credentials, address) = match rest.rsplit_once('@') {
-            Some((credentials, address)) => (Some(credentials), address),
-            None => (None, rest),
-        };
-        options = match credentials.map(|credentials| credentials.split_once(':')) {
-            Some(Some((user, password))) => options.user_and_password(user.to_owned(), password.to_owned()),
-            Some(None) => options.token(credentials.unwrap_or_default().to_owned()),
+    for (address, login) in urls.split(',').map(split) {
+        options = match login {
+            Some(Login::User(user, password)) => options.user_and_password(user, password),
+            Some(Login::Token(token)) => options.token(token),
             None => options,
         };
-        servers.push(format!("{scheme}://{address}"));
+        servers.push(address);
     }
     (servers, options)
 }
 
-/// The URLs as an error may show them.
+/// The address of a URL, and its login, whose special characters are percent-encoded as in any URL.
+fn split(url: &str) -> (String, Option<Login>) {
+    let (scheme, rest) = scheme_and_rest(url);
+    let (login, address) =
+        rest.rsplit_once('@').map_or((None, rest), |(login, address)| (Some(login), address));
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let login = login.map(|login| match login.split_once(':') {
+        Some((user, password)) => Login::User(decoded(user), decoded(password)),
+        None => Login::Token(decoded(login)),
+    });
+    (format!("{scheme}://{address}"), login)
+}
+
+fn scheme_and_rest(url: &str) -> (&str, &str) {
+    url.trim().split_once("://").unwrap_or(("nats", url.trim()))
+}
+
+/// The URLs as an error may show them. What follows a comma without a scheme may be the rest of a password, so nothing
+/// is shown that an `@` follows before the next scheme.
 pub(crate) fn without_secrets(urls: &str) -> String {
-    with_credentials(urls, ConnectOptions::new()).0.join(",")
+    let mut lists: Vec<String> = Vec::new();
+    for part in urls.split(',') {
+        match lists.last_mut() {
+            Some(list) if !part.contains("://") => list.extend([",", part]),
+            _ => lists.push(part.to_owned()),
+        }
+    }
+    let shown = lists.iter().flat_map(|list| {
+        let (scheme, rest) = scheme_and_rest(list);
+        let addresses = rest.rsplit_once('@').map_or(rest, |(_, addresses)| addresses);
+        with_credentials(&format!("{scheme}://{addresses}"), ConnectOptions::new()).0
+    });
+    shown.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -198,8 +231,22 @@ mod tests {
 
     #[test]
     fn an_address_is_shown_without_its_secret() {
-        assert_eq!(without_secrets("nats://secret@host:4222, u:p@other"), "nats://host:4222,nats://other");
+        assert_eq!(
+            without_secrets("nats://secret@host:4222, tls://u:p@other"),
+            "nats://host:4222,tls://other"
+        );
+        assert_eq!(without_secrets("nats://secret@host:4222, u:p@other"), "nats://other");
         assert_eq!(without_secrets("host:1"), "nats://host:1");
+        assert_eq!(without_secrets("nats://u:se,cret@host:4222"), "nats://host:4222");
+        assert_eq!(without_secrets("tls://u:se@c,r,et@a,b, ws://c"), "tls://a,nats://b,ws://c");
+    }
+
+    #[test]
+    fn special_characters_of_a_login_are_percent_encoded() {
+        let user = Login::User("us:er".to_owned(), "p,@%\u{e9}".to_owned());
+        assert_eq!(split("tls://us%3aer:p%2C%40%25%C3%A9@host:1"), ("tls://host:1".to_owned(), Some(user)));
+        let plain = Login::Token("100% t@ken".to_owned());
+        assert_eq!(split("100% t@ken@host"), ("nats://host".to_owned(), Some(plain)));
     }
 
     #[test]
