@@ -67,7 +67,13 @@ async fn try_put(
     let (context, bucket) = (&connection.context, session.stream());
     // A part of an object is a message.
     let chunk_size = DEFAULT_CHUNK_SIZE.min(connection.max_payload());
-    let chunks = bytes.chunks(chunk_size);
+    let (mut hasher, mut chunks) = (Sha256::new(), 0);
+    for chunk in bytes.chunks(chunk_size) {
+        // Part by part: meanwhile this thread has chunks to renew and questions to answer.
+        hasher.update(chunk);
+        chunks += 1;
+        context.publish(format!("$O.{bucket}.C.{parts}"), chunk.to_vec().into()).await?.await?;
+    }
     let object = ObjectInfo {
         name: name.to_owned(),
         description: None,
@@ -77,14 +83,11 @@ async fn try_put(
         bucket: bucket.clone(),
         nuid: parts.to_owned(),
         size: bytes.len(),
-        chunks: chunks.len(),
+        chunks,
         modified: None,
-        digest: Some(digest(bytes)),
+        digest: Some(digest(hasher)),
         deleted: false,
     };
-    for chunk in chunks {
-        context.publish(format!("$O.{bucket}.C.{parts}"), chunk.to_vec().into()).await?.await?;
-    }
     let object = serde_json::to_vec(&object)
         .map_err(|error| PublishError::with_source(PublishErrorKind::Other, error))?;
     let mut headers = HeaderMap::new();
@@ -126,13 +129,14 @@ async fn try_get(connection: &Connection, session: &Session, name: &str) -> Resu
     let object = store.direct_get_last_for_subject(about(&bucket, name)).await?;
     let object: ObjectInfo =
         serde_json::from_slice(&object.payload).map_err(|error| unreadable(error.to_string()))?;
-    let (mut bytes, mut next) = (Vec::with_capacity(object.size), None);
+    let (mut bytes, mut hasher, mut next) = (Vec::with_capacity(object.size), Sha256::new(), None);
     for _ in 0..object.chunks {
         let part = store.direct_get_next_for_subject(format!("$O.{bucket}.C.{}", object.nuid), next).await?;
+        hasher.update(&part.payload);
         bytes.extend_from_slice(&part.payload);
         next = Some(part.sequence + 1);
     }
-    if object.digest != Some(digest(&bytes)) {
+    if object.digest != Some(digest(hasher)) {
         return Err(unreadable("parts of it are lost".to_owned()));
     }
     Ok(bytes)
@@ -168,8 +172,8 @@ async fn delete_each(store: &Stream<()>, subject: &str) {
 }
 
 /// As the client writes it.
-fn digest(bytes: &[u8]) -> String {
-    format!("SHA-256={}", BASE64URL.encode(&Sha256::digest(bytes)))
+fn digest(hasher: Sha256) -> String {
+    format!("SHA-256={}", BASE64URL.encode(&hasher.finalize()))
 }
 
 fn failed(

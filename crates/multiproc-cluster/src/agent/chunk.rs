@@ -209,10 +209,7 @@ async fn run_and_report(
         None => free_place(agent, served).await?,
     };
     let encoded = match read {
-        Ok(items) => {
-            let Ran { results, work } = run(agent, header, protocol::values(&items).ok()?, place).await?;
-            encode(&results).map(|results| (results, work))
-        }
+        Ok(items) => run(agent, header, protocol::values(&items).ok()?, place).await?,
         Err(error) => Err(error),
     };
     match encoded {
@@ -278,17 +275,22 @@ async fn refuse(
     served.ask_until_answered(&agent.connection, &refused).await
 }
 
-/// `None` if it is stopped, or the pool has ended. If this is dropped, the items are stopped.
+/// The encoded results, and the work that they were. `None` if it is stopped, or the pool has ended. If this is dropped,
+/// the items are stopped.
 async fn run(
     agent: &Arc<Agent>,
     header: WorkHeader,
     items: Vec<Vec<u8>>,
     place: OwnedSemaphorePermit,
-) -> Option<Ran> {
+) -> Option<Result<(Vec<u8>, Duration)>> {
     let stop = Arc::<Stop>::default();
     let guard = StopOnDrop(Arc::clone(&stop));
     let agent = Arc::clone(agent);
-    let ran = tokio::task::spawn_blocking(move || run::run(&agent, &header, items, &stop, place)).await;
+    let ran = tokio::task::spawn_blocking(move || {
+        let Ran { results, work } = run::run(&agent, &header, items, &stop, place)?;
+        Some(encode(&results).map(|results| (results, work)))
+    });
+    let ran = ran.await;
     drop(guard);
     ran.ok()?
 }
