@@ -311,7 +311,7 @@ impl Agent {
     }
 }
 
-/// Prints what an operator may want to know. Standard error may refuse it, as a pipe that nobody reads any more or a
+/// Prints what an operator may want to know. Standard error may refuse it, as a pipe without a reader or a
 /// full disk does: `eprintln!` would panic, and end what this agent is doing.
 fn print_line(text: &str) {
     let _ = io::stderr().write_all(format!("agent: {text}\n").as_bytes());

@@ -18,7 +18,7 @@ trials![
     a_host_may_come_late,
     without_a_host_a_call_ends_in_an_error,
     a_killed_callers_work_is_withdrawn,
-    a_host_whose_output_nobody_reads_serves_on,
+    a_host_whose_output_has_no_reader_serves_on,
     what_a_killed_caller_left_without_agents_is_removed_by_the_next,
     a_silent_caller_that_the_host_does_not_serve_keeps_its_lease,
     a_host_answers_while_it_looks_for_deserted_streams,
@@ -79,7 +79,7 @@ fn a_killed_callers_work_is_withdrawn() -> Outcome {
 }
 
 /// As after `program 2>&1 | tee log` whose `tee` has ended: a write is an error.
-fn a_host_whose_output_nobody_reads_serves_on() -> Outcome {
+fn a_host_whose_output_has_no_reader_serves_on() -> Outcome {
     let server = Server::start();
     let folder = tempfile::tempdir()?;
     let (mut agent, output) = agent_with_pipe(&server.url(), "a");
