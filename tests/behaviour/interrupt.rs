@@ -224,7 +224,7 @@ fn threads_of_the_library_take_no_signals() -> Outcome {
     eventually("the thread of a server has its name", of_server);
     let (_, taking) = threads_that_take_sigterm()?;
     assert_eq!(taking, [] as [String; 0]);
-    let (_, taking) = server.call(|_: &mut ()| threads_that_take_sigterm().unwrap(), ())?;
+    let (_, taking) = server.call(|(): &mut ()| threads_that_take_sigterm().unwrap(), ())?;
     assert_eq!(taking, [] as [String; 0], "in the server");
     Ok(())
 }
