@@ -275,8 +275,8 @@ async fn refuse(
     served.ask_until_answered(&agent.connection, &refused).await
 }
 
-/// The encoded results, and the work that they were. `None` if it is stopped, or the pool has ended. If this is dropped,
-/// the items are stopped.
+/// The encoded results, and the work that they were. `None` if it is stopped, or the pool has ended. If this is
+/// dropped, the items are stopped.
 async fn run(
     agent: &Arc<Agent>,
     header: WorkHeader,

@@ -89,8 +89,8 @@ fn check_that_only_renewals_follow(server: &Server, act: impl FnOnce()) {
     });
 }
 
-/// The host has lost its connection when it finds no place. What it says then waits for the next one, while another host
-/// gets the chunk.
+/// The host has lost its connection when it finds no place. What it says then waits for the next one, while another
+/// host gets the chunk.
 fn a_chunk_is_not_handed_back_over_a_later_connection() -> Outcome {
     let server = Server::start();
     let folders = [tempfile::tempdir()?, tempfile::tempdir()?];

@@ -1,5 +1,5 @@
-//! A link to a server that can be cut, slow and broken. While it is cut, bytes wait, as those of TCP do, and arrive when
-//! it is mended.
+//! A link to a server that can be cut, slow and broken. While it is cut, bytes wait, as those of TCP do, and arrive
+//! when it is mended.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
