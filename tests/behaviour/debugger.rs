@@ -6,7 +6,7 @@ use multiproc::{Connection, Process, pipe};
 use nix::libc;
 use tests::cannot_run;
 
-use crate::support::{Outcome, TEST_TIMEOUT, blocked_child, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, blocked_child_by, trials};
 
 trials![a_killed_child_that_a_debugger_holds_has_ended];
 
@@ -24,7 +24,8 @@ fn attach(pid: u32, attached: Connection<(), ()>) -> bool {
 
 /// The kernel gives the debugger its status first.
 fn a_killed_child_that_a_debugger_holds_has_ended() -> Outcome {
-    let (mut child, _latch) = blocked_child()?;
+    // The kernel's name of the process ends in the middle of a character.
+    let (mut child, _latch) = blocked_child_by(Process::builder().name("aaaaaaaaaaaaaaä"))?;
     let (attached, at_debugger) = pipe()?;
     let debugger = Process::spawn(attach, (child.pid(), at_debugger))?;
     if attached.recv().is_err() {

@@ -10,6 +10,7 @@ trials![
     a_fault_that_was_repaired_is_no_part_of_a_later_death,
     a_fault_that_was_repaired_keeps_no_join_waiting,
     a_handler_that_repairs_many_faults_has_the_task_go_on,
+    a_death_after_many_repaired_faults_is_reported,
     a_handler_of_three_parameters_gets_the_address,
     a_handler_that_takes_the_default_is_followed_by_a_report,
     what_is_ignored_stays_ignored,
@@ -44,6 +45,13 @@ fn a_fault_that_was_repaired_keeps_no_join_waiting() -> Outcome {
 /// Each of these is reported before the handler runs, since after an overflow of the stack no report can be sent.
 fn a_handler_that_repairs_many_faults_has_the_task_go_on() -> Outcome {
     assert_eq!(results("repair the stack")?, ["returned 200", "returned 200"]);
+    Ok(())
+}
+
+fn a_death_after_many_repaired_faults_is_reported() -> Outcome {
+    for error in results("repair the stack and die")? {
+        assert!(error.contains("was killed by SIGABRT") && error.contains("repair_tell_and_die"), "{error}");
+    }
     Ok(())
 }
 

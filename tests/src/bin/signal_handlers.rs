@@ -22,7 +22,7 @@ const SIGNALS: [Signal; 5] =
 fn main() {
     let case = env::args().nth(1).unwrap();
     match &case[..] {
-        "repair" | "repair and die" | "repair and stay" | "repair the stack" => {
+        "repair" | "repair and die" | "repair and stay" | "repair the stack" | "repair the stack and die" => {
             set_action(Signal::SIGSEGV, SigHandler::Handler(repair));
         }
         "repair by information" => set_action(Signal::SIGSEGV, SigHandler::SigAction(repair_by_information)),
@@ -39,7 +39,8 @@ fn main() {
             block_exit();
             read_two_pages()
         }),
-        "repair the stack" => print_joined_late(),
+        "repair the stack" => print_joined_late(repair_and_tell),
+        "repair the stack and die" => print_joined_late(repair_tell_and_die),
         _ => print_each(read_two_pages),
     });
 }
@@ -52,16 +53,22 @@ fn print_each<F: RemoteFn<(), Output = usize> + Copy>(task: F) {
     }
 }
 
+fn repair_and_tell(over: Connection<(), ()>) -> usize {
+    let count = read_pages_of_the_stack();
+    over.send(()).unwrap();
+    count
+}
+
+fn repair_tell_and_die(over: Connection<(), ()>) -> usize {
+    repair_and_tell(over);
+    std::process::abort()
+}
+
 /// Nothing reads what the child sends to its parent before all faults are over.
-fn print_joined_late() {
-    let read_and_tell = |over: Connection<(), ()>| {
-        let count = read_pages_of_the_stack();
-        over.send(()).unwrap();
-        count
-    };
+fn print_joined_late<F: RemoteFn<(Connection<(), ()>,), Output = usize>>(task: F) {
     for method in METHODS {
         let (here, there) = pipe().unwrap();
-        let child = Process::builder().start_method(method).spawn(read_and_tell, (there,)).unwrap();
+        let child = Process::builder().start_method(method).spawn(task, (there,)).unwrap();
         here.recv().unwrap();
         print(child);
     }

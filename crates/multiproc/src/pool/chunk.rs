@@ -235,6 +235,7 @@ impl ChunkBuilder {
                 self.out_of_line_names = wire::has_attachments(bytes);
                 let message = encoded.and_then(|descriptors| Message::copy(bytes, descriptors));
                 self.frames.truncate(start);
+                self.frames.shrink_to(MAX_CHUNK_BYTES); // the items before it may wait for long
                 self.out_of_line = Some(Box::new(message?));
                 Ok(())
             }

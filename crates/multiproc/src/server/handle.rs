@@ -259,7 +259,8 @@ impl<S: 'static> Server<S> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`call`](Self::call). After any of them the server has ended, but for `EDEADLK`.
+    /// Those of [`call`](Self::call). The server has ended then, unless the kernel has refused something here, or this
+    /// is a forked copy of a process: it may not have been asked.
     pub fn stop(self) -> Result<S>
     where
         S: Serialize + DeserializeOwned,

@@ -143,18 +143,16 @@ impl Restarts {
             self.start.failed = Some((running, error));
         }
         page.restart();
-        self.spawn_in_time(page)
+        self.spawn_in_time()
     }
 
     /// Starts a process; tries again for a while where the kernel refuses one, since the server may have died of the
     /// same shortage.
-    fn spawn_in_time(&self, page: StatusPage<'_>) -> Result<SpawnedChild> {
+    fn spawn_in_time(&self) -> Result<SpawnedChild> {
         let since = RunningTime::now();
         loop {
             match spawn(&self.start, &self.options) {
-                Err(error)
-                    if error.os_error().is_some() && since.elapsed() < GIVE_UP && !page.is_ending() =>
-                {
+                Err(error) if error.os_error().is_some() && since.elapsed() < GIVE_UP => {
                     thread::sleep(RETRY);
                 }
                 outcome => return outcome,

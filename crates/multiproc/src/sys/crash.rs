@@ -10,7 +10,7 @@ use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use nix::libc::{self, sigaction, siginfo_t};
 
@@ -59,9 +59,6 @@ static ALTERNATE_STACK: Exclusive<[u8; 64 * 1024]> = Exclusive(UnsafeCell::new([
 /// A report was begun, and it was sent.
 static IS_REPORTED: AtomicBool = AtomicBool::new(false);
 static IS_SENT: AtomicBool = AtomicBool::new(false);
-/// How many were begun, also those that the program's handler has made needless.
-static REPORTS: AtomicU32 = AtomicU32::new(0);
-const MAX_REPORTS: u32 = 3;
 /// A handler of the program has dealt with a fault.
 static PROGRAM_HANDLES_FAULTS: AtomicBool = AtomicBool::new(false);
 /// The start socket, once it is set.
@@ -137,8 +134,9 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     if let Some(previous) = previous {
         // First, since the standard library's handler takes the default action: then another thread's crash ends
         // the process. A program whose handler deals with faults sends one report in vain.
-        let has_reported =
-            (is_overflow || !PROGRAM_HANDLES_FAULTS.load(Relaxed)) && report(signal, address, registers);
+        let has_reported = (is_overflow || !PROGRAM_HANDLES_FAULTS.load(Relaxed))
+            && report(signal, address, registers, false);
+        let reports_aborts = current_action(libc::SIGABRT) == Some(handler_address());
         if is_overflow {
             // The standard library now says so, and aborts. The stack may be too small for one more handler.
             set_default(libc::SIGABRT);
@@ -146,6 +144,9 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         // SAFETY: what the program has installed for this signal, with the arguments that it expects.
         unsafe { call(&previous, signal, info, context) };
         if current_action(signal) != Some(libc::SIG_DFL) {
+            if is_overflow && reports_aborts {
+                set_action(libc::SIGABRT, handler_address());
+            }
             if has_reported {
                 withdraw_report();
             }
@@ -153,7 +154,7 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         }
         set_action(signal, handler_address()); // another thread's crash must not end the process yet
     }
-    report(signal, address, registers);
+    report(signal, address, registers, true);
     set_default(signal);
     if was_sent {
         // SAFETY: takes a number. The signal is blocked, and comes when this handler returns.
@@ -208,8 +209,9 @@ fn set_action(signal: c_int, handler: usize) {
     unsafe { sigaction(signal, &raw const action, ptr::null_mut()) };
 }
 
-/// Sends a report, if there is a parent for it, and none was sent; returns whether it has.
-fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> bool {
+/// Sends a report, if there is a parent for it, and none was sent; returns whether it has. The process sends nothing
+/// after the `last` one.
+fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS], is_last: bool) -> bool {
     let link = START_SOCKET.fd.load(Relaxed);
     let is_ours = own_pid() == START_SOCKET.owner.load(Relaxed);
     if !is_ours || inode(link) != Some(START_SOCKET.inode.load(Relaxed)) {
@@ -219,15 +221,30 @@ fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> b
         wait_for_report();
         return false;
     }
-    // Once a send has found the socket full, the kernel signals that there is room again: by SIGKILL, see
-    // `parent_death`. The socket has room for six reports, and the outcome is another packet.
-    if REPORTS.fetch_add(1, Relaxed) >= MAX_REPORTS {
+    if !has_room(link, is_last) {
         IS_REPORTED.store(false, Release);
         return false;
     }
     send_report(link, signal, address, registers);
     IS_SENT.store(true, Relaxed);
     true
+}
+
+/// Whether the socket has room for one more report, and, unless it is the last one, for what follows. Once a send has
+/// found it full, the kernel signals that there is room again: by SIGKILL, see `parent_death`.
+fn has_room(link: c_int, is_last: bool) -> bool {
+    const REPORT: c_int = 68 * 1024; // as the kernel counts the largest one, at most
+    let (mut waiting, mut size): (c_int, c_int) = (0, 0);
+    let mut length: libc::socklen_t = 4; // of `size`
+    // SAFETY: the kernel writes a number.
+    let has_waiting = unsafe { libc::ioctl(link, libc::TIOCOUTQ, &raw mut waiting) } == 0;
+    let size_pointer = (&raw mut size).cast();
+    // SAFETY: as above, and its length.
+    let has_size =
+        unsafe { libc::getsockopt(link, libc::SOL_SOCKET, libc::SO_SNDBUF, size_pointer, &raw mut length) }
+            == 0;
+    let room = if is_last { size } else { size / 2 };
+    has_waiting && has_size && waiting.saturating_add(REPORT) <= room
 }
 
 /// The program's handler has dealt with the fault that was reported. Sends a report without its content, which

@@ -98,13 +98,17 @@ static STACK: AtomicU64 = AtomicU64::new(0);
 const MIN_STACK: usize = 1 << 20;
 
 /// The size that a program's first thread may have, at most 1 GiB. Only pages that are touched use memory, but all of
-/// it counts against limits of the address space: it is at most a sixteenth of those, or the usual 8 MiB.
+/// it counts against limits of the address space: without a limit of its own, it is at most a sixteenth of those, or
+/// the usual 8 MiB.
 fn stack_limit() -> usize {
     const MAX: u64 = 1 << 30;
     const USUAL: u64 = 8 << 20;
     let limit = |resource| getrlimit(resource).map_or(USUAL, |(soft, _)| soft);
     let memory = limit(Resource::RLIMIT_AS).min(limit(Resource::RLIMIT_DATA));
-    let stack = limit(Resource::RLIMIT_STACK).min(MAX).min((memory / 16).max(USUAL));
+    let stack = match limit(Resource::RLIMIT_STACK) {
+        stack if stack <= MAX => stack,
+        _ => MAX.min((memory / 16).max(USUAL)),
+    };
     usize::try_from(stack).unwrap_or(MIN_STACK)
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 use super::poll::{Deadline, PollFlags, ready};
 use super::process_local::ProcessLocal;
@@ -120,16 +121,21 @@ impl PidFd {
     pub(crate) fn reap(&self, pid: u32) -> Exit {
         OBSERVED_EXITS.fetch_add(1, Relaxed);
         collect_held();
-        match collect(self.as_fd(), libc::WNOHANG) {
-            Some(exit) => exit,
-            None => match held_exit(pid) {
-                Some(exit) => {
-                    hold(self.as_fd());
-                    exit
-                }
-                None => collect(self.as_fd(), 0).unwrap_or(Exit::Lost),
-            },
+        if let Some(exit) = collect(self.as_fd(), libc::WNOHANG) {
+            return exit;
         }
+        if !self.is_readable() {
+            return collect(self.as_fd(), 0).unwrap_or(Exit::Lost);
+        }
+        // It may have ended just now, or the debugger may have let it go.
+        collect(self.as_fd(), libc::WNOHANG).unwrap_or_else(|| {
+            hold(self.as_fd());
+            held_exit(pid).unwrap_or(Exit::Lost)
+        })
+    }
+
+    fn is_readable(&self) -> bool {
+        ready(self.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(false)
     }
 }
 
@@ -161,18 +167,19 @@ fn collect(pidfd: BorrowedFd<'_>, flags: libc::c_int) -> Option<Exit> {
     (pid != 0).then_some(exit)
 }
 
-/// The exit of a child that has ended, and whose status a debugger holds.
+/// The exit of a child that has ended, and whose status a debugger holds. `None` if /proc does not show it.
 fn held_exit(pid: u32) -> Option<Exit> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let folder = format!("/proc/{pid}");
+    let stat = fs::read(format!("{folder}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat); // a process's name may be any bytes
     let mut fields = stat.rsplit_once(") ")?.1.split_ascii_whitespace();
-    let is_dead = matches!(fields.next()?, "Z" | "X");
-    let status: i32 = fields.nth(48)?.parse().ok()?; // the 52nd of all, as `wait` gives it
-    let exit = if libc::WIFSIGNALED(status) {
-        Exit::Signal(libc::WTERMSIG(status))
-    } else {
-        Exit::Code(libc::WEXITSTATUS(status))
-    };
-    is_dead.then_some(exit)
+    let status: i32 = fields.nth(49)?.parse().ok()?; // the 52nd of all, as `wait` gives it
+    if libc::WIFSIGNALED(status) {
+        return Some(Exit::Signal(libc::WTERMSIG(status)));
+    }
+    // The kernel shows 0 for a process of another user.
+    let is_shown = status != 0 || fs::metadata(folder).ok()?.uid() == geteuid().as_raw();
+    is_shown.then(|| Exit::Code(libc::WEXITSTATUS(status)))
 }
 
 /// Children whose status a debugger holds, until it can be collected.
