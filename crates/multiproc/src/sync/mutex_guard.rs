@@ -1,5 +1,7 @@
 //! The guards of a mutex: a copy of its value, or access to the elements of its slice.
 
+#![allow(clippy::inline_always, reason = "a call, and a result in memory, cost as much as a free mutex")]
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -26,7 +28,7 @@ pub struct MutexGuard<'a, T: Pod> {
 }
 
 impl<'a, T: Pod> MutexGuard<'a, T> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(shared: &'a Shared, deadline: Deadline) -> LockResult<Self> {
         let held = Held::take(shared, deadline)?;
         let (value, failure_word) = (shared.load(0), held.failure_word());
@@ -164,7 +166,7 @@ struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    #[inline]
+    #[inline(always)]
     fn take(shared: &'a Shared, deadline: Deadline) -> Result<Self> {
         let (holder, process) = ThreadId::current_and_process();
         match shared.mutex().try_lock_as(holder) {
