@@ -2,8 +2,8 @@
 
 use std::process;
 
-use multiproc::Result;
 use multiproc::pool::encoded;
+use multiproc::{Error, Result};
 
 /// The process that has made something.
 #[derive(Clone, Copy)]
@@ -19,12 +19,16 @@ impl OriginalProcess {
         self.0 == process::id()
     }
 
-    /// Fails in a forked copy. It comes before locks: the thread that the copy lacks may have held one at the fork.
+    /// Fails in a forked copy. It comes before waits: the thread that the copy lacks would end them.
     pub(crate) fn check(self) -> Result<()> {
         if self.is_current() {
             return Ok(());
         }
-        let what = "only the process that connected to a cluster can use it; this is a forked copy";
-        Err(encoded::invalid(what.to_owned()))
+        Err(forked_copy())
     }
+}
+
+pub(crate) fn forked_copy() -> Error {
+    let what = "only the process that connected to a cluster can use it; this is a forked copy";
+    encoded::invalid(what.to_owned())
 }

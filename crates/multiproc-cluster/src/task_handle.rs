@@ -56,7 +56,7 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
     pub fn is_ready(&self) -> bool {
-        self.taken || self.inbox.has_some()
+        self.taken || self.inbox.has_some() || self.caller.original.check().is_err()
     }
 
     /// Whether a host has begun the task and it has no result yet. False from the time on in which the host is

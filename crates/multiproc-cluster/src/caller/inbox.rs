@@ -1,10 +1,11 @@
 //! The inbox of one call: where its results arrive, and where its caller waits for them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc::Error;
+use multiproc::pool::encoded::PrivateMutex;
 
 use crate::protocol;
 
@@ -36,27 +37,29 @@ impl Content {
 
 #[derive(Default)]
 pub(crate) struct Inbox {
-    batches: Mutex<VecDeque<Batch>>,
+    batches: PrivateMutex<VecDeque<Batch>>,
     arrived: Condvar,
 }
 
 impl Inbox {
     pub(crate) fn deliver(&self, batch: Batch) {
-        self.lock().push_back(batch);
+        if let Some(mut batches) = self.batches.lock() {
+            batches.push_back(batch);
+        }
         self.arrived.notify_all();
     }
 
     pub(crate) fn has_some(&self) -> bool {
-        !self.lock().is_empty()
+        self.batches.lock().is_some_and(|batches| !batches.is_empty())
     }
 
     pub(crate) fn try_take(&self) -> Option<Batch> {
-        self.lock().pop_front()
+        self.batches.lock()?.pop_front()
     }
 
-    /// Waits for a batch, until `deadline` if there is one.
+    /// Waits for a batch, until `deadline` if there is one. A forked copy gets none, and does not wait.
     pub(crate) fn take(&self, deadline: Option<Instant>) -> Option<Batch> {
-        let mut batches = self.lock();
+        let mut batches = self.batches.lock()?;
         loop {
             if let Some(batch) = batches.pop_front() {
                 return Some(batch);
@@ -72,9 +75,5 @@ impl Inbox {
                 }
             };
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Batch>> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

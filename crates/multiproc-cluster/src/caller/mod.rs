@@ -6,26 +6,27 @@ mod outstanding;
 pub(crate) mod permits;
 mod publish;
 mod replies;
+mod state;
 mod stream;
 mod withdraw;
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::StorageType;
-use multiproc::pool::encoded::{self, FunctionId};
+use multiproc::pool::encoded::{self, FunctionId, PrivateMutex};
 use multiproc::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use self::inbox::{Content, Inbox};
+use self::inbox::Inbox;
 use self::outstanding::Outstanding;
 use self::permits::{Permit, Permits};
 pub(crate) use self::replies::unreadable;
+use self::state::{HostState, Locked, State};
 use self::stream::make_stream;
 pub(crate) use self::stream::remove_streams;
 use crate::build_id;
@@ -34,7 +35,7 @@ use crate::options::HostLoss;
 use crate::original::OriginalProcess;
 use crate::payload;
 use crate::protocol::{Build, CallerAdvert, Session};
-use crate::stats::{HostStats, PoolStats};
+use crate::stats::PoolStats;
 
 /// A program's session with a pool, from [`Cluster::pool`](crate::Cluster::pool) until the pool is dropped.
 pub(crate) struct Caller {
@@ -43,7 +44,7 @@ pub(crate) struct Caller {
     pub(crate) settings: Settings,
     pub(crate) runtime: Handle,
     pub(crate) original: OriginalProcess,
-    state: Mutex<State>,
+    state: PrivateMutex<State>,
     next_chunk: AtomicU64,
     pub(crate) permits: Arc<Permits>,
     over: watch::Sender<bool>,
@@ -72,30 +73,6 @@ impl Settings {
             is_over,
         }
     }
-}
-
-struct State {
-    /// Why the session is of no more use.
-    failure: Option<Error>,
-    outstanding: HashMap<u64, Outstanding>,
-    /// The agents that have answered, by their ids.
-    hosts: BTreeMap<String, HostState>,
-    /// What hosts have done, by their names.
-    stats: BTreeMap<String, HostStats>,
-    /// While no host serves this build: when one was heard last, or else when the session began.
-    unserved_since: Option<Instant>,
-    /// The first and the last refusal of a chunk by the broker since it has taken one.
-    refused: Option<(Instant, Instant)>,
-    /// While broker or hosts have been silent for a lease: the error of calls that are older than a lease.
-    silence: Option<Error>,
-}
-
-#[derive(Clone)]
-struct HostState {
-    name: String,
-    build: String,
-    workers: u32,
-    seen: Instant,
 }
 
 /// What a chunk is submitted with.
@@ -154,22 +131,13 @@ impl Caller {
         runtime: Handle,
     ) -> Result<Arc<Self>> {
         make_stream(&connection, &session, settings).await?;
-        let state = State {
-            failure: None,
-            outstanding: HashMap::new(),
-            hosts: BTreeMap::new(),
-            stats: BTreeMap::new(),
-            unserved_since: Some(Instant::now()),
-            refused: None,
-            silence: None,
-        };
         let caller = Arc::new(Self {
             session,
             connection,
             settings,
             runtime,
             original: OriginalProcess::current(),
-            state: Mutex::new(state),
+            state: PrivateMutex::new(State::new()),
             next_chunk: AtomicU64::new(0),
             permits: Permits::new(settings.max_pending),
             over: watch::Sender::new(false),
@@ -183,7 +151,6 @@ impl Caller {
 
     /// Sends a chunk to the hosts; its results arrive in its inbox. Returns its number.
     pub(crate) fn submit(self: &Arc<Self>, mut new: NewChunk) -> Result<u64> {
-        self.original.check()?;
         let chunk = self.next_chunk.fetch_add(1, Relaxed);
         {
             let mut state = self.lock();
@@ -205,21 +172,16 @@ impl Caller {
 
     /// Withdraws a chunk: it is not begun any more, and ended where it runs. False if it is not outstanding.
     pub(crate) fn withdraw(self: &Arc<Self>, chunk: u64) -> bool {
-        let Some(mut outstanding) = self.take(chunk) else { return false };
+        let Some(mut outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
         self.discard(chunk, &mut outstanding);
         true
     }
 
     /// As [`withdraw`](Self::withdraw), with an error for its items.
     pub(crate) fn fail(self: &Arc<Self>, chunk: u64, error: Error) -> bool {
-        let Some(outstanding) = self.take(chunk) else { return false };
+        let Some(outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
         self.end_chunk(chunk, outstanding, error);
         true
-    }
-
-    /// A chunk that is outstanding. None is in a forked copy.
-    fn take(&self, chunk: u64) -> Option<Outstanding> {
-        self.original.is_current().then(|| self.lock().outstanding.remove(&chunk))?
     }
 
     /// Ends a chunk whose host is lost, and counts its tasks as lost there, unless it has its results.
@@ -351,50 +313,7 @@ impl Caller {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// The hosts that were not silent for a lease. The session's clock forgets the others, but not those of a broker
-    /// that is silent, too, nor after the session's failure.
-    fn heard_within(&self, lease: Duration) -> impl Iterator<Item = &HostState> {
-        self.hosts.values().filter(move |host| host.seen.elapsed() <= lease)
-    }
-
-    fn stats_of(&mut self, host: &str) -> &mut HostStats {
-        let new = || HostStats { name: host.to_owned(), ..HostStats::default() };
-        self.stats.entry(host.to_owned()).or_insert_with(new)
-    }
-
-    /// Notes `count` results that a host has handed in, among them `errors`.
-    fn note_results(&mut self, content: &Content, errors: u64, count: u32) {
-        let count = u64::from(count);
-        match content {
-            Content::Results { host, work, .. } => {
-                let failed = errors.min(count);
-                let stats = self.stats_of(host);
-                stats.tasks_done += count - failed;
-                stats.tasks_failed += failed;
-                stats.running += *work;
-            }
-            Content::Lost(error) => {
-                if let Some(host) = error.host() {
-                    self.stats_of(host).tasks_failed += count;
-                }
-            }
-        }
-    }
-}
-
-impl HostState {
-    fn public(&self, own: &str) -> Host {
-        Host {
-            name: self.name.clone(),
-            workers: self.workers,
-            build: build_id::short(&self.build).to_owned(),
-            serves: self.build == own,
-        }
+    fn lock(&self) -> Locked<'_> {
+        self.state.lock().map_or_else(Locked::copy, Locked::Original)
     }
 }

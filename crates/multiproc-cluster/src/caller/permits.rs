@@ -1,11 +1,13 @@
 //! Counts the submitted tasks of a pool that have no result, and makes a caller wait that has too many.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, PoisonError};
 use std::time::Instant;
+
+use multiproc::pool::encoded::PrivateMutex;
 
 pub(crate) struct Permits {
     max: usize,
-    taken: Mutex<usize>,
+    taken: PrivateMutex<usize>,
     freed: Condvar,
 }
 
@@ -14,13 +16,13 @@ pub(crate) struct Permit(Arc<Permits>);
 
 impl Permits {
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, taken: Mutex::new(0), freed: Condvar::new() })
+        Arc::new(Self { max, taken: PrivateMutex::new(0), freed: Condvar::new() })
     }
 
     /// Room for one more task; waits for it until `deadline`, if there is one. `None` if there is no room by
-    /// then.
+    /// then, and in a forked copy.
     pub(crate) fn take(self: &Arc<Self>, deadline: Option<Instant>) -> Option<Permit> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock()?;
         while *taken >= self.max {
             taken = match deadline {
                 None => self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner),
@@ -40,7 +42,9 @@ impl Permits {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        if let Some(mut taken) = self.0.taken.lock() {
+            *taken -= 1;
+        }
         self.0.freed.notify_one();
     }
 }

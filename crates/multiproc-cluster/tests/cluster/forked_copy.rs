@@ -1,8 +1,13 @@
 //! A copy of a caller that the program has forked by itself: it lacks the thread of the cluster.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
 
 use multiproc::Result;
+use multiproc_cluster::PoolStats;
 use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
@@ -11,7 +16,10 @@ use crate::server::Server;
 use crate::support::{Outcome, TEST_TIMEOUT, trials};
 use crate::work::{HOUR, sleep, square};
 
-trials![a_forked_copy_gets_errors_and_takes_nothing_away];
+trials![
+    a_forked_copy_gets_errors_and_takes_nothing_away,
+    a_forked_copy_waits_for_no_lock_that_was_held_at_the_fork,
+];
 
 fn a_forked_copy_gets_errors_and_takes_nothing_away() -> Outcome {
     let server = Server::start();
@@ -42,6 +50,50 @@ fn a_forked_copy_gets_errors_and_takes_nothing_away() -> Outcome {
     assert!(results.by_ref().map(Result::unwrap).eq((1..1000).map(square)));
     assert_eq!(pool.apply(square, (3,))?, 9);
     assert!(task.cancel());
+    Ok(())
+}
+
+/// Without a host: what is submitted stays out.
+fn a_forked_copy_waits_for_no_lock_that_was_held_at_the_fork() -> Outcome {
+    let server = Server::start();
+    let pool = server.cluster().lease(HOUR).connect()?.pool("locked")?;
+    let mut results = pool.imap(square, 0..1000);
+    assert!(results.next_timeout(Duration::ZERO).is_none());
+    // The more are out, the longer `stats` holds the lock.
+    let tasks = (0..1000).map(|_| pool.submit(sleep, (HOUR,))).collect::<Result<Vec<_>>>()?;
+    let (task, is_over) = (&tasks[0], AtomicBool::new(false));
+    let is_good = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                pool.stats();
+            }
+        });
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                task.is_ready();
+            }
+        });
+        let mut copies = (0..8).map(|_| {
+            in_fork(|| {
+                let good = [
+                    pool.hosts().is_empty(),
+                    pool.stats() == PoolStats::default(),
+                    refuses(pool.wait_for_hosts(1, HOUR)),
+                    task.is_ready(),
+                    !task.is_running(),
+                    !task.cancel(),
+                    results.by_ref().any(refuses),
+                    results.next().is_none(),
+                ];
+                good == [true; 8]
+            })
+        });
+        let is_good = copies.all(|is_good| is_good);
+        is_over.store(true, Relaxed);
+        is_good
+    });
+    assert!(is_good, "a copy hangs, or has something without an error");
+    assert!(pool.stats().pending > 1000);
     Ok(())
 }
 

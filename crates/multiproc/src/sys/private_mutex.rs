@@ -6,19 +6,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::fork_detect::OriginalProcess;
 
+/// A mutex between the threads of one process.
 #[derive(Debug)]
-pub(crate) struct PrivateMutex<T> {
+pub struct PrivateMutex<T> {
     mutex: Mutex<T>,
     original: OriginalProcess,
 }
 
 impl<T> PrivateMutex<T> {
-    pub(crate) fn new(value: T) -> Self {
+    /// A mutex of this process.
+    pub fn new(value: T) -> Self {
         Self { mutex: Mutex::new(value), original: OriginalProcess::current() }
     }
 
     /// `None` in a forked copy of the process that made it. The value is consistent also after a panic of a holder.
-    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
+    pub fn lock(&self) -> Option<MutexGuard<'_, T>> {
         self.original.is_current().then(|| self.mutex.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
