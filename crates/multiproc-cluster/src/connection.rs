@@ -79,14 +79,13 @@ impl Connection {
         self.regained.borrow().is_some_and(|regained| regained.elapsed() <= time)
     }
 
-    /// What the broker answers. `None` once the connection has ended, with which answers are lost: the client waits for
-    /// them.
+    /// What the broker answers. `None` once the connection has ended that has the question, with which the answer is
+    /// lost: the client waits for it.
     pub(crate) async fn unless_cut<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
-        let mut epoch = self.epoch.clone();
-        epoch.mark_unchanged();
+        let end = end_of_connection(self.epoch.clone());
         tokio::select! {
             answer = answer => Some(answer),
-            _ = epoch.changed() => None,
+            () = end => None,
         }
     }
 
@@ -108,6 +107,14 @@ impl Connection {
     /// size. Not zero, whatever the server says.
     pub(crate) fn max_payload(&self) -> usize {
         self.client.max_payload().min(512 * 1024).saturating_sub(4096).max(1024)
+    }
+}
+
+/// Waits until the connection ends that has what is sent now. If there is none, that is the next one.
+fn end_of_connection(mut epoch: watch::Receiver<u64>) -> impl Future<Output = ()> {
+    let connection = *epoch.borrow() | 1;
+    async move {
+        let _ = epoch.wait_for(|epoch| *epoch > connection).await;
     }
 }
 
@@ -227,7 +234,22 @@ pub(crate) fn without_secrets(urls: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[test]
+    fn an_answer_is_lost_with_the_connection_that_has_the_question_and_with_no_other() {
+        // The epoch of the question, and what follows it.
+        for (asked, kept, lost) in [(1, 1, 2), (1, 1, 3), (0, 1, 2), (2, 3, 4), (2, 2, 5)] {
+            let (epochs, epoch) = watch::channel(asked);
+            let mut end = std::pin::pin!(end_of_connection(epoch));
+            for (now, is_lost) in [(asked, false), (kept, false), (lost, true)] {
+                epochs.send_replace(now);
+                assert_eq!(end.as_mut().now_or_never().is_some(), is_lost, "asked at {asked}, now {now}");
+            }
+        }
+    }
 
     #[test]
     fn an_address_is_shown_without_its_secret() {
