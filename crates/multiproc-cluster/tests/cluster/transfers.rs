@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use multiproc_cluster::{Cluster, HostLoss};
 
@@ -35,7 +36,7 @@ fn results_on_their_way_to_the_caller_outlive_their_host() -> Outcome {
             let mut parts = context.client().subscribe("$JS.API.DIRECT.GET.>").await.unwrap();
             context.client().flush().await.unwrap();
             let task = pool.options().on_host_loss(loss).submit(enlarge, (Vec::new(), COUNT)).unwrap();
-            tokio::time::timeout(TEST_TIMEOUT, parts.next()).await.unwrap();
+            next(&mut parts).await;
             task
         });
         agent.kill();
@@ -45,28 +46,40 @@ fn results_on_their_way_to_the_caller_outlive_their_host() -> Outcome {
     Ok(())
 }
 
-/// The broker is there again at once. The client would wait for its answers for longer than the lease.
+/// The broker is there again at once. The client would wait for its answers until the lease is over.
 fn answers_that_are_lost_with_a_connection_cost_no_work() -> Outcome {
     let server = Server::start();
     let agent = server.agent("a");
     let link = Link::to(&server);
     let folder = tempfile::tempdir()?;
-    let lease = Duration::from_millis(2800);
+    // The caller asks the broker a quarter of it after an answer, and would wait for three seconds.
+    let lease = Duration::from_millis(3500);
     let pool = Cluster::builder(&link.url()).lease(lease).connect()?.pool("answers")?;
     assert_eq!(pool.apply(square, (3,))?, 9);
-    link.cut_answers();
-    let mut task = pool.submit(begin_and_wait, (folder.path().to_owned(),))?;
-    server.as_client(async |context| {
+    let mut task = server.as_client(async |context| {
+        let mut answers = context.client().subscribe("_INBOX.>").await.unwrap();
         let mut probes = context.client().subscribe("$JS.API.CONSUMER.INFO.>").await.unwrap();
-        tokio::time::timeout(TEST_TIMEOUT, probes.next()).await.unwrap();
+        context.client().flush().await.unwrap();
+        let probe = next(&mut probes).await;
+        while Some(next(&mut answers).await.subject) != probe.reply {}
+        // What is sent to the caller after that answer has arrived, so the answer has.
+        assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+        link.cut_answers();
+        let task = pool.submit(begin_and_wait, (folder.path().to_owned(),)).unwrap();
+        next(&mut probes).await;
+        task
     });
-    wait_for_begin(folder.path(), &[]);
     link.reset();
     link.mend();
+    wait_for_begin(folder.path(), &[]);
     assert_eq!(task.get_timeout(lease * 2)?, None);
     fs::write(folder.path().join("go"), "")?;
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(agent.pid()));
     Ok(())
+}
+
+async fn next(messages: &mut Subscriber) -> Message {
+    tokio::time::timeout(TEST_TIMEOUT, messages.next()).await.unwrap().unwrap()
 }
 
 /// It begins again.
@@ -107,7 +120,7 @@ fn break_a_transfer(is_of_caller: bool, (arguments, results): (usize, usize), pa
         context.client().flush().await.unwrap();
         let task = pool.submit(enlarge, (vec![1; arguments], results)).unwrap();
         for _ in 0..18 {
-            tokio::time::timeout(TEST_TIMEOUT, parts.next()).await.unwrap();
+            next(&mut parts).await;
         }
         link.cut_answers();
         // The next part may be on its way.
