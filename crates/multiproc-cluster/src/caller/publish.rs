@@ -139,6 +139,7 @@ async fn send(caller: &Arc<Caller>, work: &Work) -> Result<u64> {
     payload.extend(protocol::join(&work.header, &work.items)?);
     let mut refused = None;
     loop {
+        let began = Instant::now();
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", format!("{chunk}.{copy}"));
         let (connection, subject, payload) =
@@ -154,8 +155,15 @@ async fn send(caller: &Arc<Caller>, work: &Work) -> Result<u64> {
         };
         let last_error = connection.last_error();
         let error = encoded::unreachable(format!("the broker does not take the work: {why}{last_error}"));
+        refused.get_or_insert_with(|| refused_since(began, Instant::now(), caller.settings.lease));
         pause(caller, chunk, &mut refused, error).await?;
     }
+}
+
+/// Since when the broker has not taken a message, by the first attempt. The seconds in which that waits for an answer
+/// count, unless the lease is shorter.
+fn refused_since(began: Instant, now: Instant, lease: Duration) -> Instant {
+    if now.duration_since(began) < lease { began } else { now }
 }
 
 /// Waits before another attempt, unless there is no more need for one, or the broker has taken nothing for a lease
@@ -177,4 +185,19 @@ async fn pause(caller: &Caller, chunk: u64, refused: &mut Option<Instant>, error
     }
     tokio::time::sleep(RETRY_PAUSE).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_an_answer_counts_unless_it_is_longer_than_a_lease() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        for (lease, is_counted) in [(10, true), (4, true), (3, false), (2, false)] {
+            let answered = began + 3 * second;
+            let since = refused_since(began, answered, lease * second);
+            assert_eq!(since, if is_counted { began } else { answered }, "{lease}");
+        }
+    }
 }
