@@ -60,7 +60,7 @@ impl CallOptions<'_> {
     }
 
     fn check(self) -> Result<()> {
-        self.caller.original.check()?;
+        self.caller.check_not_forked()?;
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(encoded::invalid("`timeout` must be greater than zero".to_owned()));
         }

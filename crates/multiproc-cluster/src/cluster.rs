@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::StorageType;
 use multiproc::Result;
-use multiproc::pool::encoded;
+use multiproc::pool::encoded::{self, OriginalProcess};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -17,7 +17,7 @@ use crate::build_id;
 use crate::caller::{Caller, Settings};
 use crate::connection::Connection;
 use crate::options::{ClusterBuilder, Storage};
-use crate::original::OriginalProcess;
+use crate::original;
 use crate::pool::Pool;
 
 /// Many hosts that run this program, behind a NATS server with `JetStream`.
@@ -153,7 +153,7 @@ impl Runtime {
     }
 
     fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T> {
-        self.original.check()?;
+        original::check(self.original)?;
         let (sender, receiver) = mpsc::sync_channel(1);
         self.handle.spawn(async move {
             let _ = sender.send(task.await);

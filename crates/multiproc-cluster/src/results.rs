@@ -160,7 +160,7 @@ where
             if self.out.is_empty() {
                 return None;
             }
-            if let Err(error) = self.caller.original.check() {
+            if let Err(error) = self.caller.check_not_forked() {
                 return Some(Err(self.end_in_copy(error)));
             }
             let batch = self.inbox.take(deadline)?;

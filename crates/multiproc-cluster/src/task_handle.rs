@@ -48,7 +48,7 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
         if self.taken {
             return Err(encoded::invalid("the task's result was already taken".to_owned()));
         }
-        self.caller.original.check()?;
+        self.caller.check_not_forked()?;
         let batch = self.inbox.take(deadline);
         self.taken = batch.is_some();
         batch.map(|batch| Cursor::new(batch, false).next()).transpose()
@@ -56,7 +56,7 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
     pub fn is_ready(&self) -> bool {
-        self.taken || self.inbox.has_some() || self.caller.original.check().is_err()
+        self.taken || self.inbox.has_some() || self.caller.check_not_forked().is_err()
     }
 
     /// Whether a host has begun the task and it has no result yet. False from the time on in which the host is

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::StorageType;
-use multiproc::pool::encoded::{self, FunctionId, PrivateMutex};
+use multiproc::pool::encoded::{self, FunctionId, OriginalProcess, PrivateMutex};
 use multiproc::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ pub(crate) use self::stream::remove_streams;
 use crate::build_id;
 use crate::connection::Connection;
 use crate::options::HostLoss;
-use crate::original::OriginalProcess;
+use crate::original;
 use crate::payload;
 use crate::protocol::{Build, CallerAdvert, Session};
 use crate::stats::PoolStats;
@@ -43,7 +43,7 @@ pub(crate) struct Caller {
     pub(crate) connection: Connection,
     pub(crate) settings: Settings,
     pub(crate) runtime: Handle,
-    pub(crate) original: OriginalProcess,
+    original: OriginalProcess,
     state: PrivateMutex<State>,
     next_chunk: AtomicU64,
     pub(crate) permits: Arc<Permits>,
@@ -230,6 +230,11 @@ impl Caller {
     pub(crate) fn is_running(&self, chunk: u64) -> bool {
         let state = self.lock();
         state.outstanding.get(&chunk).is_some_and(|chunk| chunk.has_live_host(&state.hosts))
+    }
+
+    /// Fails in a forked copy.
+    pub(crate) fn check_not_forked(&self) -> Result<()> {
+        original::check(self.original)
     }
 
     /// Why the session is of no more use, if it is not.

@@ -1,24 +1,29 @@
 //! A copy of a caller that the program has forked by itself: it lacks the thread of the cluster.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
 use multiproc::Result;
-use multiproc_cluster::PoolStats;
+use multiproc_cluster::{Cluster, PoolStats};
 use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
 
 use crate::server::Server;
-use crate::support::{Outcome, TEST_TIMEOUT, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, cannot_run, child, trials};
 use crate::work::{HOUR, sleep, square};
 
 trials![
     a_forked_copy_gets_errors_and_takes_nothing_away,
     a_forked_copy_waits_for_no_lock_that_was_held_at_the_fork,
+    a_forked_copy_with_the_pid_of_the_original_gets_errors,
 ];
 
 fn a_forked_copy_gets_errors_and_takes_nothing_away() -> Outcome {
@@ -95,6 +100,39 @@ fn a_forked_copy_waits_for_no_lock_that_was_held_at_the_fork() -> Outcome {
     assert!(is_good, "a copy hangs, or has something without an error");
     assert!(pool.stats().pending > 1000);
     Ok(())
+}
+
+/// Each is the first process of its namespace.
+fn a_forked_copy_with_the_pid_of_the_original_gets_errors() -> Outcome {
+    let server = Server::start();
+    let status = child(&std::env::current_exe()?).env(FIRST_PROCESS, server.url()).status()?;
+    if status.code() == Some(NO_NAMESPACE.into()) {
+        cannot_run("this needs the right to make a pid namespace");
+    } else {
+        assert!(status.success(), "{status}");
+    }
+    Ok(())
+}
+
+/// With this variable, the test's program forks the first process of a namespace, which is a caller of that server.
+pub(crate) const FIRST_PROCESS: &str = "CLUSTER_TEST_FIRST_PROCESS";
+const NO_NAMESPACE: u8 = 77;
+
+pub(crate) fn fork_first_process(url: &str) -> ExitCode {
+    const NEW: CloneFlags = CloneFlags::CLONE_NEWPID;
+    if unshare(NEW).or_else(|_| unshare(NEW | CloneFlags::CLONE_NEWUSER)).is_err() {
+        return ExitCode::from(NO_NAMESPACE);
+    }
+    alarm::set(u32::try_from(TEST_TIMEOUT.as_secs()).unwrap());
+    let is_good = in_fork(|| {
+        set_pdeathsig(Signal::SIGKILL).unwrap(); // a first process survives its alarm
+        let cluster = Cluster::connect(url).unwrap();
+        let pool = cluster.pool("first").unwrap();
+        let task = pool.submit(square, (3,)).unwrap();
+        unshare(NEW).unwrap();
+        in_fork(|| std::process::id() == 1 && refuses(task.get()) && refuses(cluster.pool("second")))
+    });
+    ExitCode::from(u8::from(!is_good))
 }
 
 fn refuses<T>(outcome: Result<T>) -> bool {

@@ -35,6 +35,7 @@ use libtest_mimic::{Arguments, Trial};
 use multiproc_cluster::Cluster;
 
 use crate::access::AGENT_NKEY;
+use crate::forked_copy::FIRST_PROCESS;
 use crate::support::{CALLER, CALLER_FOLDER, EXEC, LEASE, OBJECT_LEN};
 
 fn main() -> ExitCode {
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
         let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
         eprintln!("{error}");
         return ExitCode::FAILURE;
+    }
+    if let Ok(url) = std::env::var(FIRST_PROCESS) {
+        return forked_copy::fork_first_process(&url);
     }
     multiproc_cluster::init();
     if let Ok(seed) = std::env::var(AGENT_NKEY) {

@@ -1,5 +1,5 @@
 //! What a pool on many hosts (`multiproc-cluster`) needs of this crate: functions by name, values as bytes, its errors,
-//! and a lock on which a forked copy does not wait.
+//! and what tells a forked copy, and does not let it wait for a lock.
 
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
@@ -9,6 +9,7 @@ use crate::channel::errors::SendError;
 use crate::error::{Cause, Error, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::{panic, wire};
+pub use crate::sys::fork_detect::OriginalProcess;
 pub use crate::sys::private_mutex::PrivateMutex;
 use crate::sys::privileges::is_secure;
 use crate::task::{RemoteFn, TaskId};

@@ -12,7 +12,7 @@ use super::process::{exit_immediately, own_pid};
 
 /// The identity of a process. A forked copy has another.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OriginalProcess {
+pub struct OriginalProcess {
     /// It differs from the numbers of all processes that this one is a copy of. Without a page, it is the pid.
     number: u32,
     /// Holds the number as long as this process runs, and not in a copy; or it is [`NO_PAGE`].
@@ -25,7 +25,7 @@ static NO_PAGE: AtomicU32 = AtomicU32::new(0);
 impl OriginalProcess {
     /// This process.
     #[inline]
-    pub(crate) fn current() -> Self {
+    pub fn current() -> Self {
         let word = word();
         match word.load(Relaxed) {
             0 => Self { number: next_number(word), word },
@@ -35,7 +35,7 @@ impl OriginalProcess {
 
     /// Whether the calling process is this one, and no copy. Costs a load; asking for the pid is a system call.
     #[inline]
-    pub(crate) fn is_current(self) -> bool {
+    pub fn is_current(self) -> bool {
         self.word.load(Relaxed) == self.number || self.is_current_by_pid()
     }
 
