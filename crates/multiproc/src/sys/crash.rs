@@ -233,7 +233,7 @@ fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS], is_l
 /// Whether the socket has room for one more report, and, unless it is the last one, for what follows. Once a send has
 /// found it full, the kernel signals that there is room again: by SIGKILL, see `parent_death`.
 fn has_room(link: c_int, is_last: bool) -> bool {
-    const REPORT: c_int = 68 * 1024; // as the kernel counts the largest one, at most
+    const REPORT: c_int = 40 * 1024; // the largest one as the kernel counts it
     let (mut waiting, mut size): (c_int, c_int) = (0, 0);
     let mut length: libc::socklen_t = 4; // of `size`
     // SAFETY: the kernel writes a number.
