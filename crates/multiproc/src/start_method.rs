@@ -49,7 +49,7 @@ pub enum StartMethod {
     ///   `HashMap`) are fresh.
     /// - A child waits for a locked stream for 1 second at most when it flushes, and runs no exit (`atexit`)
     ///   or fork (`pthread_atfork`) handlers, nor destructors of thread-locals. Its first thread is `main`, with a
-    ///   stack of at most 1 GiB.
+    ///   stack of at most 1 GiB, and of less where memory is limited (`ulimit -v`, `-d`) and the stack is not.
     ///
     /// It needs Linux 5.4 with `CONFIG_CHECKPOINT_RESTORE`, the GNU C library, and no other thread in the
     /// zygote, before `init` or later. Otherwise all further children are executed.
