@@ -95,7 +95,8 @@ pub(super) fn reset(allowed: AllowedFailures) -> Result<Observed> {
         Ok(())
     };
     let wait = |(barrier, _): &Passage| barrier.wait_timeout(PATIENCE);
-    let is_missing = || passage.0.is_broken() || passage.0.waiting() > 0;
+    // No thread may have arrived yet where the child cannot start.
+    let is_missing = || passage.1.load(SeqCst) == 0 || passage.0.is_broken() || passage.0.waiting() > 0;
     let (woken, at) = run(&mut observed, allowed, &passage, reset, wait, is_missing)?;
     observed.settled = Some(at);
     ensure!(woken.iter().all(|passed| passed.as_ref().is_err_and(Error::is_broken)), "{woken:?}");
