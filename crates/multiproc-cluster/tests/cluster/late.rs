@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use async_nats::Message;
 use futures_util::StreamExt;
-use multiproc_cluster::{HostLoss, Storage};
+use libtest_mimic::Failed;
+use multiproc_cluster::{HostLoss, Pool, Storage, TaskHandle};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use crate::link::Link;
 use crate::server::Server;
-use crate::support::{LEASE, Outcome, TEST_TIMEOUT, agent, trials, wait_for_begin, wait_until};
+use crate::support::{LEASE, Outcome, Running, TEST_TIMEOUT, agent, trials, wait_for_begin, wait_until};
 use crate::work::{begin_and_wait, hold, square};
 
 trials![
@@ -48,30 +50,49 @@ fn a_delivery_that_is_read_after_the_lease_does_not_run() -> Outcome {
     Ok(())
 }
 
+/// A task whose chunk is in the socket of a host that is stopped, and that has no place for it.
+struct Stale {
+    task: TaskHandle<u32>,
+    folder: TempDir,
+    _pool: Pool,
+    _filler: (Pool, TempDir),
+}
+
+impl Stale {
+    fn begin(server: &Server, host: &Running) -> Result<Self, Failed> {
+        let (busy, folder) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let filler = server.cluster().lease(LEASE * 50).connect()?.pool("filler")?;
+        let pool = server.cluster().lease(LEASE * 5).connect()?.pool("stale")?;
+        assert_eq!(pool.apply(square, (3,))?, 9);
+        server.wait_for_chunks("the first chunk is acknowledged", 0);
+        for _ in 0..2 {
+            let _ = filler.submit(hold, (busy.path().to_owned(), Vec::new()))?;
+        }
+        wait_until("the host is full", || std::fs::read_dir(busy.path()).unwrap().count() == 2);
+        host.signal(Signal::SIGSTOP);
+        let options = pool.options().on_host_loss(HostLoss::Fail);
+        let task = options.submit(begin_and_wait, (folder.path().to_owned(),))?;
+        server.wait_for_chunks("the host has it, too", 3);
+        Ok(Self { task, folder, _pool: pool, _filler: (filler, busy) })
+    }
+
+    /// Lets the task end, which this host has run.
+    fn ends_at(&mut self, host: &Running) -> Outcome {
+        std::fs::write(self.folder.path().join("go"), "")?;
+        assert_eq!(self.task.get_timeout(TEST_TIMEOUT)?, Some(host.pid()));
+        Ok(())
+    }
+}
+
 /// The broker would take it from the host that has it now.
 fn a_delivery_that_is_read_after_the_lease_is_not_handed_back() -> Outcome {
     let server = Server::start();
-    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let [busy, stale] = [0, 1].map(|number| folders[number].path().to_owned());
     let first = server.agent("a");
-    let filler = server.cluster().lease(LEASE * 20).connect()?.pool("filler")?;
-    let pool = server.cluster().lease(LEASE * 5).connect()?.pool("stale")?;
-    assert_eq!(pool.apply(square, (3,))?, 9);
-    server.wait_for_chunks("the first chunk is acknowledged", 0);
-    for _ in 0..2 {
-        let _ = filler.submit(hold, (busy.clone(), Vec::new()))?;
-    }
-    wait_until("the host is full", || std::fs::read_dir(&busy).unwrap().count() == 2);
-    first.signal(Signal::SIGSTOP);
-    let options = pool.options().on_host_loss(HostLoss::Fail);
-    let mut task = options.submit(begin_and_wait, (stale.clone(),))?;
-    server.wait_for_chunks("the host has it, too", 3);
+    let mut stale = Stale::begin(&server, &first)?;
     let second = server.agent("b");
-    assert_eq!(wait_for_begin(&stale, &[]), second.pid());
+    assert_eq!(wait_for_begin(stale.folder.path(), &[]), second.pid());
     check_that_only_renewals_follow(&server, || first.signal(Signal::SIGCONT));
-    std::fs::write(stale.join("go"), "")?;
-    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(second.pid()));
-    Ok(())
+    stale.ends_at(&second)
 }
 
 /// Of the host that has the chunk now: it renews it three times a lease.
@@ -93,31 +114,16 @@ fn check_that_only_renewals_follow(server: &Server, act: impl FnOnce()) {
 /// host gets the chunk.
 fn a_chunk_is_not_handed_back_over_a_later_connection() -> Outcome {
     let server = Server::start();
-    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
-    let [busy, stale] = [0, 1].map(|number| folders[number].path().to_owned());
     let link = Link::to(&server);
     let first = agent(&link.url(), "a", &std::env::current_exe()?);
-    let filler = server.cluster().lease(LEASE * 50).connect()?.pool("filler")?;
-    let pool = server.cluster().lease(LEASE * 5).connect()?.pool("stale")?;
-    assert_eq!(pool.apply(square, (3,))?, 9);
-    server.wait_for_chunks("the first chunk is acknowledged", 0);
-    for _ in 0..2 {
-        let _ = filler.submit(hold, (busy.clone(), Vec::new()))?;
-    }
-    wait_until("the host is full", || std::fs::read_dir(&busy).unwrap().count() == 2);
-    first.signal(Signal::SIGSTOP);
-    let options = pool.options().on_host_loss(HostLoss::Fail);
-    let mut task = options.submit(begin_and_wait, (stale.clone(),))?;
-    server.wait_for_chunks("the host has it, too", 3);
+    let mut stale = Stale::begin(&server, &first)?;
     link.cut(); // connections that it makes again do not get through
     link.reset();
     first.signal(Signal::SIGCONT);
     let second = server.agent("b");
-    assert_eq!(wait_for_begin(&stale, &[]), second.pid());
+    assert_eq!(wait_for_begin(stale.folder.path(), &[]), second.pid());
     check_that_only_renewals_follow(&server, || link.mend());
-    std::fs::write(stale.join("go"), "")?;
-    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(second.pid()));
-    Ok(())
+    stale.ends_at(&second)
 }
 
 /// The broker may have been killed before it had written that another host has the chunk.

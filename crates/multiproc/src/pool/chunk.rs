@@ -103,8 +103,9 @@ pub(crate) struct ChunkBuilder {
     memories: MemoryList,
     /// The last item has added the last memory for which there was room, and is not the only item.
     has_filled_memories: bool,
-    /// The last item, if it is out of line, and whether it may name memories then.
+    /// The last item, if it is out of line.
     out_of_line: Option<Box<Message>>,
+    /// Whether that may name memories.
     out_of_line_names: bool,
 }
 
