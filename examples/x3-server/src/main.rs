@@ -15,9 +15,7 @@ impl Bank {
     }
 
     fn transfer(&mut self, from: String, to: String, amount: i64) -> Option<i64> {
-        if !self.0.contains_key(&to) {
-            return None;
-        }
+        self.0.get(&to)?; // before anything changes
         *self.0.get_mut(&from)? -= amount;
         *self.0.get_mut(&to)? += amount;
         self.0.get(&from).copied()
