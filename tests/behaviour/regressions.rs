@@ -26,6 +26,7 @@ trials![
     a_child_that_has_ended_has_an_exit_code,
     a_shared_slice_can_be_made_after_a_large_item,
     an_item_beyond_the_limit_on_file_sizes_is_an_error,
+    an_idle_worker_takes_an_item_of_any_size_of_any_function,
 ];
 
 fn an_answer_is_received_though_its_sender_left_questions_unread() -> Outcome {
@@ -191,4 +192,18 @@ fn an_item_beyond_the_limit_on_file_sizes_is_an_error() -> Outcome {
         assert_eq!(pool.apply(|item: Vec<u8>| item.len(), (vec![1; large],))?, large);
         Ok(())
     })
+}
+
+/// The header of another function's items took the room of the item after it, for ever.
+fn an_idle_worker_takes_an_item_of_any_size_of_any_function() -> Outcome {
+    let pool = Pool::new(1)?;
+    for size in (0..34_000).step_by(500) {
+        let item = vec![1_u8; size];
+        let [first, other] = [
+            pool.submit(|item: Vec<u8>| item.len(), (item.clone(),))?.get_timeout(TEST_TIMEOUT)?,
+            pool.submit(|item: Vec<u8>| item.len() + 1, (item,))?.get_timeout(TEST_TIMEOUT)?,
+        ];
+        assert_eq!((first, other), (Some(size), Some(size + 1)), "{size} bytes");
+    }
+    Ok(())
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::call::{Call, ResultBatch, TaskHeader};
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, as_u32, begin_frame, end_frame};
+use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, as_u32, begin_frame, end_frame, split_frame};
 use crate::ipc::packet::{MAX_INLINE, Message};
+use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::wire::{self, Memories, MemoryList, SharedFd, Transferable};
 use crate::pool::worker_rings::VALUE;
 
@@ -57,6 +58,18 @@ impl Chunk {
     pub(crate) fn fail(&self, error: &Error) {
         let error = error.clone().with_attempts(&self.deaths);
         self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error });
+    }
+
+    /// The bytes of its first frame in a ring, at most.
+    pub(crate) fn first_frame_len(&self) -> usize {
+        match &self.body {
+            Body::Frames { bytes, start } => {
+                let first = bytes.get(*start..).and_then(split_frame);
+                first.map_or(0, |(_, frame, _)| frame.len())
+            }
+            Body::Values { bytes, start, .. } => bytes.len().saturating_sub(*start).min(MAX_ARRAY as usize),
+            Body::OutOfLine(_) => size_of::<u32>(), // the number of its message
+        }
     }
 
     /// The frames, or the values, of up to `most` items, and their number.

@@ -120,12 +120,45 @@ impl Ring {
         kind: u32,
         parts: &[&[u8]],
     ) -> bool {
+        self.put_in_room(memory, tail, taken, kind, parts, 0)
+    }
+
+    /// As [`put`](Self::put), but only if a frame of `next` bytes fits after it, too.
+    ///
+    /// An empty ring has room for both. Without this, the first frame may restart an empty ring, and what it skips then
+    /// counts as occupied: the second might not fit, and would not fit later either.
+    pub(crate) fn put_before(
+        &self,
+        memory: &impl Memory,
+        tail: &mut Position,
+        taken: u32,
+        kind: u32,
+        bytes: &[u8],
+        next: usize,
+    ) -> bool {
+        next <= self.largest()
+            && self.put_in_room(memory, tail, taken, kind, &[bytes], frame_size(as_u32(next)))
+    }
+
+    /// Writes a frame where `reserve` more bytes fit after it.
+    #[inline(always)]
+    fn put_in_room(
+        &self,
+        memory: &impl Memory,
+        tail: &mut Position,
+        taken: u32,
+        kind: u32,
+        parts: &[&[u8]],
+        reserve: u32,
+    ) -> bool {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         if length > self.largest() {
             return false;
         }
         let length = as_u32(length);
-        let Some(start) = self.find_slot(tail.bytes, taken, frame_size(length)) else { return false };
+        let Some(start) = self.find_slot(tail.bytes, taken, frame_size(length) + reserve) else {
+            return false;
+        };
         if start != tail.bytes {
             memory.write(self.offset(tail.bytes), &encode_header(0, SKIP));
         }
@@ -252,16 +285,16 @@ impl Ring {
         }
     }
 
-    /// The position of a frame of `frame_size` bytes, if there is room: at `tail`, or at the ring's start.
+    /// The position of `length` bytes in one piece, if there is room: at `tail`, or at the ring's start.
     #[inline(always)]
-    fn find_slot(&self, tail: u32, taken: u32, frame_size: u32) -> Option<u32> {
+    fn find_slot(&self, tail: u32, taken: u32, length: u32) -> Option<u32> {
         let free = self.free(tail, taken);
         let to_end = self.size - self.within(tail);
-        let restart = tail == taken && self.size - to_end >= self.kept + self.restart_after.max(frame_size);
-        if frame_size <= to_end && !restart {
-            (frame_size <= free).then_some(tail)
+        let restart = tail == taken && self.size - to_end >= self.kept + self.restart_after.max(length);
+        if length <= to_end && !restart {
+            (length <= free).then_some(tail)
         } else {
-            (free >= to_end && frame_size <= free - to_end).then(|| self.next_start(tail))
+            (free >= to_end && length <= free - to_end).then(|| self.next_start(tail))
         }
     }
 

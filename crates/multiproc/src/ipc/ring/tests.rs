@@ -118,6 +118,28 @@ fn half_of_a_ring_always_has_room() {
     }
 }
 
+/// Wherever an empty ring stands, a header and the frame after it fit, so that the writer need not wait for a reader
+/// that has nothing to read.
+#[test]
+fn an_empty_ring_has_room_for_a_header_and_a_frame() {
+    const SIZE: u32 = 128 * 1024;
+    let ring = Ring::new(0, SIZE).restarting_early().keeping_last(8 * 1024);
+    let memory = RefCell::new(vec![0; SIZE as usize]);
+    for header in [40, 1_000] {
+        for length in [0, 8_192, 20_000, 32_768, 50_000] {
+            for bytes in (0..SIZE).step_by(8) {
+                let taken = Position { frames: 0, bytes: bytes.wrapping_sub(SIZE / 2) };
+                let mut tail = taken;
+                let place = format!("{header} and {length} bytes at {bytes}");
+                let fits = ring.put_before(&memory, &mut tail, taken.bytes, 4, &vec![4; header], length);
+                assert!(fits, "{place}: no room for the header");
+                assert!(ring.put(&memory, &mut tail, taken.bytes, 1, &[&vec![1; length]]), "{place}");
+                assert!(tail.bytes.wrapping_sub(taken.bytes) <= SIZE, "{place}: overrun");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_invalid_frame_is_not_read() {
     let ring = Ring::new(0, 1024);

@@ -84,9 +84,8 @@ impl WorkerHandle {
         let mut bytes = Vec::new();
         // Of numbers: cannot fail.
         let _ = wire::encode_internal(&(header, chunk.memories.names()), &mut bytes, "a header");
-        if !self.rings.write_header(TASK_HEADER, &bytes) {
-            self.takes_no_more = true;
-            return Err(Dispatched::Full);
+        if !self.rings.write_header(TASK_HEADER, &bytes, chunk.first_frame_len()) {
+            return Err(self.rings_are_full());
         }
         self.named = chunk.memories.identity();
         Ok(())
@@ -122,16 +121,23 @@ impl WorkerHandle {
             _ => self.rings.write(frames, count).len(),
         };
         let written = self.rings.written().wrapping_sub(before);
-        self.takes_no_more = left > 0;
         if written == 0 {
-            return Dispatched::Full;
+            return self.rings_are_full();
         }
+        self.takes_no_more = left > 0;
         let length = frames.len() - left;
         let outcome = self.submit(chunk, written, start);
         if matches!(outcome, Dispatched::Accepted) {
             chunk.advance(written, length);
         }
         outcome
+    }
+
+    /// The worker gets nothing until a result makes room, so it must have an item: without one, no result would come.
+    fn rings_are_full(&mut self) -> Dispatched {
+        debug_assert!(self.in_flight.count() > 0, "an item fits into empty rings");
+        self.takes_no_more = true;
+        Dispatched::Full
     }
 
     fn submit(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Dispatched {

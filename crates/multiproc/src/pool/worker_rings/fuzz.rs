@@ -76,7 +76,7 @@ proptest! {
     ) {
         let (mut pool, worker) = sides();
         let rings = &worker.rings;
-        prop_assert!(pool.write_header(TASK_HEADER, &[7; 16]));
+        prop_assert!(pool.write_header(TASK_HEADER, &[7; 16], 0));
         let start = pool.position();
         match size {
             0 => _ = pool.write(&items(&[VALUE; 50]), 50),

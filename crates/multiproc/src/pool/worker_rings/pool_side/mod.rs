@@ -122,10 +122,11 @@ impl PoolSide {
         values
     }
 
-    /// Writes a frame that is no item, such as [`TASK_HEADER`](super::TASK_HEADER); returns whether it fitted.
-    pub(crate) fn write_header(&mut self, kind: u32, bytes: &[u8]) -> bool {
+    /// Writes a frame that is no item, such as [`TASK_HEADER`](super::TASK_HEADER), if a frame of `next` bytes fits
+    /// after it; returns whether that is so. A worker without items has room for both.
+    pub(crate) fn write_header(&mut self, kind: u32, bytes: &[u8], next: usize) -> bool {
         let items = self.tail.frames;
-        let fits = SUBMISSIONS.put(&self.rings.0, &mut self.tail, self.freed, kind, &[bytes]);
+        let fits = SUBMISSIONS.put_before(&self.rings.0, &mut self.tail, self.freed, kind, bytes, next);
         self.tail.frames = items;
         fits
     }

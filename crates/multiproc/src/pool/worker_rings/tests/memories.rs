@@ -26,7 +26,7 @@ fn submit(pool: &mut PoolSide, memories: &Memories, expected: &[u64]) -> u32 {
     let start = pool.position();
     assert_eq!(pool.send_memories(memories).unwrap(), Sent::Done);
     let ids = memories.names();
-    assert!(pool.write_header(TASK_HEADER, bytemuck::cast_slice(&[ids, expected.to_vec()].concat())));
+    assert!(pool.write_header(TASK_HEADER, bytemuck::cast_slice(&[ids, expected.to_vec()].concat()), 0));
     assert!(pool.write(&frames(&[1]), 1).is_empty());
     pool.submit(1).unwrap();
     start

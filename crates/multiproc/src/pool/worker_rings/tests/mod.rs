@@ -95,7 +95,7 @@ fn every_item_is_either_run_or_revoked() {
         match random(&mut state) % 4 {
             0 => {
                 let start = pool.position();
-                if random(&mut state).is_multiple_of(3) && !pool.write_header(TASK_HEADER, &[7; 16]) {
+                if random(&mut state).is_multiple_of(3) && !pool.write_header(TASK_HEADER, &[7; 16], 0) {
                     continue;
                 }
                 let numbers: Vec<u64> = (next..next + random(&mut state) % 200).collect();
