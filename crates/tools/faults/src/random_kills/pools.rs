@@ -143,12 +143,13 @@ fn results(handles: Vec<multiproc::Result<TaskHandle<u64>>>) -> Vec<Outcome> {
     (0..).zip(handles).map(|(number, handle)| (number, None, get(handle))).collect()
 }
 
-/// Too large for a ring, there and back.
+/// Large for a ring, or too large, there and back.
 pub(super) fn large(round: &mut KillRound) -> Result<()> {
     let event_log = EventLog::create()?;
     let pool = pool(&event_log, |pool| pool)?;
     let count = round.rng.random_range(6..20_u8);
-    let length = round.rng.random_range(30_000..300_000);
+    let lengths = if round.rng.random() { 8_000..40_000 } else { 30_000..300_000 };
+    let length = round.rng.random_range(lengths);
     let echo = |number: u64, bytes: ByteBuf| (square(number), bytes);
     let items = (0..count).map(|number| (u64::from(number), ByteBuf::from(vec![number; length])));
     let outcomes = round.run(|| pool.worker_pids(), || pool.starmap_results(echo, items))?;
