@@ -161,6 +161,12 @@ pub(super) fn large(round: &mut KillRound) -> Result<()> {
         numbers.push((number.into(), Some(number.into()), outcome.map(|(square, _)| square)));
     }
     check(round, &event_log, numbers)?;
+    for _ in 0..4 {
+        // An idle worker gets them, and each is of another function.
+        let bytes = ByteBuf::from(vec![1; length]);
+        ensure!(pool.apply(|bytes: ByteBuf| bytes.len(), (bytes.clone(),))? == length, "another length");
+        ensure!(pool.apply(|bytes: ByteBuf| bytes, (bytes.clone(),))? == bytes, "other bytes come back");
+    }
     use_again(round, pool)
 }
 
