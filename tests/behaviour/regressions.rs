@@ -1,14 +1,18 @@
 //! Regressions: defects that earlier versions had.
 
+use std::io::{self, PipeReader, Write};
+use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Pool, Process, SharedSlice, pipe};
+use multiproc::{Error, Pool, Process, Result, SharedSlice, pipe};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::RLIM_INFINITY;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, setuid};
+use nix::unistd::{Uid, dup2_stdout, setuid};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::support::{Latch, Outcome, TEST_TIMEOUT, alone, block, trials};
@@ -27,6 +31,8 @@ trials![
     a_shared_slice_can_be_made_after_a_large_item,
     an_item_beyond_the_limit_on_file_sizes_is_an_error,
     an_idle_worker_takes_an_item_of_any_size_of_any_function,
+    an_idle_worker_takes_a_large_item_after_others_were_withdrawn,
+    a_task_of_an_inline_pool_submits_another,
 ];
 
 fn an_answer_is_received_though_its_sender_left_questions_unread() -> Outcome {
@@ -146,7 +152,7 @@ fn a_grandchild_that_has_become_another_user_dies_with_its_parent() -> Outcome {
     let (latch, theirs) = pipe()?;
     let start = |latch: Latch| {
         let _grandchild = Process::spawn(block_unprivileged, (latch,)).unwrap();
-        std::thread::sleep(TEST_TIMEOUT);
+        thread::sleep(TEST_TIMEOUT);
     };
     let child = Process::spawn(start, (theirs,))?;
     assert!(latch.poll(TEST_TIMEOUT)?, "the grandchild did not begin");
@@ -161,7 +167,7 @@ fn a_child_that_has_ended_has_an_exit_code() -> Outcome {
     for _ in 0..50 {
         let child = Process::spawn(|| (), ())?;
         while child.is_alive() {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         assert_eq!(child.exit_code(), Some(0));
     }
@@ -205,5 +211,47 @@ fn an_idle_worker_takes_an_item_of_any_size_of_any_function() -> Outcome {
         ];
         assert_eq!((first, other), (Some(size), Some(size + 1)), "{size} bytes");
     }
+    Ok(())
+}
+
+/// The ring counted as full from before its restart on, since only results released what was passed.
+fn an_idle_worker_takes_a_large_item_after_others_were_withdrawn() -> Outcome {
+    alone(|| {
+        let mut reader = full_standard_output().unwrap();
+        let pool = Pool::builder().workers(1).chunk_size(4).build()?;
+        let large = vec![1_u8; 25_000];
+        let count = |item: Vec<u8>| item.len();
+        assert_eq!(pool.apply(count, (large.clone(),))?, large.len());
+        // The worker does not begin the second item while it cannot write the output of the first.
+        let print = |number: u32| {
+            print!("x");
+            number
+        };
+        let mut results = pool.imap(print, 0..4);
+        assert_eq!(results.next().transpose()?, Some(0));
+        drop(results);
+        thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+        assert_eq!(pool.submit(count, (large.clone(),))?.get_timeout(TEST_TIMEOUT)?, Some(large.len()));
+        Ok(())
+    })
+}
+
+/// Makes a pipe without room the standard output of this process, and of those that it starts.
+fn full_standard_output() -> io::Result<PipeReader> {
+    let (reader, mut writer) = io::pipe()?;
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    while writer.write(b".").is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty()))?;
+    dup2_stdout(&writer)?;
+    Ok(reader)
+}
+
+/// The limit counted the task that submits, and nothing ends before its submission returns.
+fn a_task_of_an_inline_pool_submits_another() -> Outcome {
+    static POOL: LazyLock<Pool> =
+        LazyLock::new(|| Pool::builder().inline(true).max_pending(1).build().unwrap());
+    let outer = || Ok::<_, Error>(POOL.submit(|| 1, ())?.get()? + 1);
+    assert_eq!(POOL.submit(outer, ())?.get()??, 2);
     Ok(())
 }

@@ -177,6 +177,9 @@ impl Dispatcher {
     pub(crate) fn wait_for_permit(&self, deadline: Deadline) -> Result<Option<PendingPermit>> {
         let Some(max) = self.max_pending else { return Ok(None) };
         self.check_open()?;
+        if self.is_inline() {
+            return Ok(None); // a task has its result when its submission returns, and may itself submit others
+        }
         let permit = Mutex::new(None);
         let is_done = || {
             let mut permit = permit.lock().unwrap_or_else(PoisonError::into_inner);

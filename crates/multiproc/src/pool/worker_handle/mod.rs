@@ -379,6 +379,9 @@ impl WorkerHandle {
     fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
         let (chunks, position) = self.in_flight.reclaim(count, &self.rings);
         self.rings.truncate(position, count);
+        if self.in_flight.count() == 0 {
+            self.rings.release(position); // no result comes that would do so
+        }
         self.header = None;
         self.takes_no_more &= count == 0;
         chunks
