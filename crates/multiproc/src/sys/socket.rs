@@ -25,6 +25,8 @@ pub(crate) const MAX_DESCRIPTORS: usize = 253;
 
 /// The time between two attempts if no event announces a change.
 const PAUSE: Duration = Duration::from_millis(1);
+/// The time between two attempts if an event announces more of a change than is needed.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// How an attempt to send ended.
 #[derive(Debug, PartialEq)]
@@ -86,8 +88,9 @@ pub(crate) fn send(
         match sendmsg::<()>(socket.as_raw_fd(), &slices, control, flags, None) {
             Ok(_) => return Ok(Sent::Done),
             Err(Errno::EINTR | Errno::ECONNRESET) => {} // ECONNRESET is about earlier packets, and comes once
+            // The kernel only tells of room once three quarters of the buffer are free (`unix_writable`).
             Err(Errno::EAGAIN) => {
-                if !ready(socket, PollFlags::POLLOUT, deadline)? {
+                if !ready(socket, PollFlags::POLLOUT, deadline.or_within(RETRY))? && deadline.is_over() {
                     return Ok(Sent::TimedOut);
                 }
             }

@@ -1,8 +1,12 @@
 //! Packets: messages of every size, spilled memory, and bytes that are no packet.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use nix::unistd::gettid;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -53,6 +57,28 @@ fn messages_beyond_four_gigabytes_are_whole() {
             assert!(bytes.starts_with(b"begin") && bytes.ends_with(b"\0end"));
         });
     }
+}
+
+/// The kernel tells a sender of room only once three quarters of a full buffer are free. That may never be: the receiver
+/// may itself wait for this sender.
+#[test]
+fn a_sender_that_waits_goes_on_as_soon_as_there_is_room() {
+    let (sender, receiver) = PacketSocket::pair().unwrap();
+    let message = Message::new(vec![7; 100], Vec::new()).unwrap();
+    while sender.send(&message, Deadline::now()).unwrap() == Sent::Done {}
+    let (began, begins) = mpsc::channel();
+    let waiting = thread::spawn(move || {
+        began.send(gettid()).unwrap();
+        sender.send(&message, Deadline::after(Duration::from_secs(20))).unwrap()
+    });
+    let stat = format!("/proc/self/task/{}/stat", begins.recv().unwrap());
+    while !fs::read_to_string(&stat).unwrap().contains(") S ") {
+        thread::yield_now();
+    }
+    for _ in 0..3 {
+        assert!(matches!(receiver.receive(Deadline::now()).unwrap(), Incoming::Message(..)));
+    }
+    assert_eq!(waiting.join().unwrap(), Sent::Done);
 }
 
 /// Only sealed memory is mapped, and only a limited number at a time.
