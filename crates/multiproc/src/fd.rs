@@ -53,8 +53,9 @@ use crate::ipc::wire::SharedFd;
 /// # Errors
 ///
 /// Encoding it for anything but another process of this program (`serde_json`, for example) is an error of
-/// that encoder. A message holds at most some 250 descriptors; the kernel limits those that are sent and not
-/// received yet by `RLIMIT_NOFILE`.
+/// that encoder. A message holds at most some 250 descriptors. The kernel limits those of a user that are sent and not
+/// received yet, by `RLIMIT_NOFILE`; a process that would exceed it waits until others were received. So join processes
+/// that return many of them in the order of their start.
 pub struct Fd<T>(T);
 
 impl<T> Fd<T> {

@@ -89,7 +89,8 @@ const RING: u32 = 1024 * 1024;
 impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is
     /// always usable. A message above 512 KiB, or one above 32 KiB that finds no room, is spilled to
-    /// anonymous memory and counts as small.
+    /// anonymous memory and counts as small. Of those, and of messages that hold descriptors, it also blocks while a
+    /// few hundred are not received, which is a limit of the kernel.
     ///
     /// # Errors
     /// [`is_disconnected`](crate::Error::is_disconnected) when the other end is gone;

@@ -29,7 +29,7 @@ use crate::sys::poll::{self, Deadline};
 /// |---|---|
 /// | [`queue::Receiver`](Receiver) | `recv` would not block: an item is there, or the last sender is gone |
 /// | [`Connection`] | `recv` would not block |
-/// | [`Process`] | it has ended |
+/// | [`Process`] | it has ended, also where `join` would not wait for the last output |
 /// | [`TaskHandle`], [`CallHandle`] | `get` would not block |
 /// | [`Fd`], `OwnedFd`, sockets of the standard library | it is readable, or hung up |
 pub trait Waitable: Wait {}

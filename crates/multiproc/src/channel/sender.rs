@@ -198,6 +198,15 @@ impl SenderCore {
         if descriptors.is_empty() && self.put(tail, PLAIN, &[bytes]) {
             return Ok(Some(Sent::Done));
         }
+        // One more travels if it is spilled.
+        let most = MAX_DESCRIPTORS - usize::from(bytes.len() > SPILL_THRESHOLD);
+        if descriptors.len() > most {
+            let count = descriptors.len();
+            return Err(Error::invalid(format!(
+                "a message of {} bytes holds {count} descriptors; at most {most} can travel at once",
+                bytes.len()
+            )));
+        }
         let sequence = self.0.endpoint.next_sequence();
         let mut descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         if !descriptors.is_empty() && self.put(tail, WITH_FDS, &[&sequence.to_ne_bytes(), bytes]) {
@@ -219,12 +228,6 @@ impl SenderCore {
         descriptors: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<Sent> {
-        if descriptors.len() > MAX_DESCRIPTORS {
-            let count = descriptors.len();
-            return Err(Error::invalid(format!(
-                "a message holds {count} descriptors; at most {MAX_DESCRIPTORS} can travel at once"
-            )));
-        }
         let socket = self.0.endpoint.fds().socket.as_fd();
         let sent = socket::send(socket, &[&sequence.to_ne_bytes()], descriptors, deadline);
         failpoint::hit(Failpoint::AncillarySent);

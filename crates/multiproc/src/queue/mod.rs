@@ -71,7 +71,7 @@ pub use crate::channel::errors::SendError;
 ///
 /// Items up to 32 KiB also wait while the queue's memory is full, whatever the capacity: it always has room
 /// for 2 MiB of them (usually 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8.
-/// Larger items are spilled to memory of their own instead; beside the capacity, they wait only for the
+/// Larger items are spilled to memory of their own instead. They, and items that hold descriptors, also wait for the
 /// kernel's limits on descriptors in flight (`RLIMIT_NOFILE`) and on unreceived packets (a few hundred).
 ///
 /// # Errors

@@ -291,10 +291,10 @@ impl Scheduler {
             self.revoke_from_stalled();
         }
         self.dispatch();
+        self.steal_work();
         if lacks_descriptor {
             self.redispatch_at = Some(Instant::now() + REDISPATCH_AFTER);
         }
-        self.steal_work();
         self.plan_stall_check(now, is_stall_check, polled.progressed);
         self.shut_down_idle();
         polled.progressed |= std::mem::take(&mut self.progressed);
