@@ -9,6 +9,7 @@ use multiproc::{Fd, Pool, Result, SharedSlice, TaskError, sync};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::blocked_task;
 use crate::support::{Outcome, TEST_TIMEOUT, alone, descriptors, eventually, trials};
 
 trials![
@@ -19,6 +20,7 @@ trials![
     a_result_that_is_never_taken_is_closed,
     results_beyond_the_descriptors_of_the_process_are_errors,
     inline_results_have_descriptors,
+    a_task_that_was_cancelled_while_it_waited_holds_nothing,
 ];
 
 type Text = Fd<File>;
@@ -147,5 +149,24 @@ fn inline_results_have_descriptors() -> Outcome {
     let (sender, receiver) = bounded::<u32>(1)?;
     drop(pool.apply(|sender: Sender<u32>| sender, (sender,))?);
     assert!(receiver.recv().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+/// Though what waits in front of it goes on waiting.
+fn a_task_that_was_cancelled_while_it_waited_holds_nothing() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (task, latch) = blocked_task(&pool)?;
+    let waiting = (0..5).map(|number| pool.submit(|number: u32| number, (number,)));
+    let waiting = waiting.collect::<Result<Vec<_>>>()?;
+    let (sender, receiver) = bounded::<u32>(1)?;
+    let sends = pool.submit(|sender: Sender<u32>| sender.send(7).is_ok(), (sender,))?;
+    assert!(sends.cancel());
+    let end = receiver.recv_timeout(TEST_TIMEOUT).unwrap_err();
+    assert!(end.is_disconnected(), "{end}");
+    drop(latch);
+    task.get()?;
+    for (number, task) in (0..).zip(waiting) {
+        assert_eq!(task.get()?, number);
+    }
     Ok(())
 }

@@ -34,13 +34,14 @@ pub(crate) struct Call {
     inbox: PrivateMutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_chunk_len: AtomicU64,
-    /// Chunks still in the backlog are dropped, not dispatched. This and the next two are written only under
-    /// the pool's lock.
+    /// Chunks still in the backlog are dropped, not dispatched. This and all below are written only under the pool's
+    /// lock.
     withdrawn: AtomicBool,
     /// The number of retries of its items.
     retried: AtomicU32,
-    /// Its chunks in the pool's backlog.
+    /// Its chunks in the pool's backlog; and whether one that was there held descriptors.
     backlog: AtomicUsize,
+    may_hold_descriptors: AtomicBool,
 }
 
 /// The options of a call.
@@ -141,6 +142,7 @@ impl Call {
             withdrawn: AtomicBool::new(false),
             retried: AtomicU32::new(0),
             backlog: AtomicUsize::new(0),
+            may_hold_descriptors: AtomicBool::new(false),
         })
     }
 
@@ -161,8 +163,16 @@ impl Call {
     }
 
     /// Counts a chunk that enters the backlog.
-    pub(crate) fn enter_backlog(&self) {
+    pub(crate) fn enter_backlog(&self, holds_descriptors: bool) {
         self.backlog.store(self.backlog.load(Relaxed) + 1, Relaxed);
+        if holds_descriptors {
+            self.may_hold_descriptors.store(true, Relaxed);
+        }
+    }
+
+    /// Whether chunks of it that wait may hold descriptors.
+    pub(crate) fn may_hold_descriptors(&self) -> bool {
+        self.may_hold_descriptors.load(Relaxed)
     }
 
     /// Counts chunks that leave the backlog.

@@ -60,6 +60,11 @@ impl Chunk {
         self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error });
     }
 
+    /// Whether it keeps more open than memory.
+    pub(crate) fn holds_descriptors(&self) -> bool {
+        matches!(&self.body, Body::OutOfLine(message) if message.holds_descriptors())
+    }
+
     /// The bytes of its first frame in a ring, at most.
     pub(crate) fn first_frame_len(&self) -> usize {
         match &self.body {

@@ -14,6 +14,8 @@ use crate::sys::running_time::RunningTime;
 
 /// A queue, ordered by [sort key](Call::sort_key). Adding a chunk, taking the first one, and withdrawing all
 /// chunks of a call take constant time, apart from chunks that come out of order, and the removal of withdrawn ones.
+/// Those that hold descriptors are removed at once: whoever waits for the other end of a queue must see that it is
+/// closed, though the chunks in front never end.
 ///
 /// Chunks of one priority are in the order of their keys when they are added, so each priority has a queue. The
 /// first chunk of all is the first one of a queue.
@@ -199,7 +201,8 @@ impl Backlog {
     pub(super) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
         let count = call.withdraw();
         self.withdrawn += count;
-        if self.withdrawn > MIN_SWEEP.max(self.len() / 2) {
+        let is_urgent = count > 0 && call.may_hold_descriptors();
+        if is_urgent || self.withdrawn > MIN_SWEEP.max(self.len() / 2) {
             for Queue { chunks, .. } in &mut self.queues {
                 chunks.retain(|chunk| !chunk.call.is_withdrawn());
                 chunks.shrink_to(2 * chunks.len());
@@ -249,7 +252,7 @@ fn address(call: &Arc<Call>) -> usize {
 fn admit(chunk: &Chunk) -> bool {
     let is_wanted = !chunk.call.is_withdrawn();
     if is_wanted {
-        chunk.call.enter_backlog();
+        chunk.call.enter_backlog(chunk.holds_descriptors());
     }
     is_wanted
 }
