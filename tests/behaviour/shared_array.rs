@@ -14,6 +14,7 @@ use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials};
 trials![
     chunks_that_workers_have_filled_are_the_array,
     an_array_can_be_filled_again_and_again,
+    an_iterator_that_has_no_more_chunks_keeps_none,
     a_chunk_comes_back_as_a_result,
     the_two_halves_are_disjoint,
     an_empty_array_has_no_chunks,
@@ -52,6 +53,19 @@ fn an_array_can_be_filled_again_and_again() -> Outcome {
         array.join()?;
     }
     assert!(array.into_shared()?.iter().copied().eq((0..1_000).map(|number| 5 + 3 * number)));
+    Ok(())
+}
+
+fn an_iterator_that_has_no_more_chunks_keeps_none() -> Outcome {
+    let pool = Pool::new(2)?;
+    let mut array = SharedArray::<u64>::zeroed(1_000)?;
+    let mut chunks = array.chunks_mut(400)?;
+    for chunk in chunks.by_ref().take(3) {
+        pool.apply(number, (chunk,))?;
+    }
+    assert!(array.join_timeout(TEST_TIMEOUT)?, "chunks are out");
+    assert!(chunks.next().is_none());
+    assert!(array.into_shared()?.iter().copied().eq(0..1_000));
     Ok(())
 }
 

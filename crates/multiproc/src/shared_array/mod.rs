@@ -130,7 +130,7 @@ impl<T: Pod> SharedArray<T> {
     pub fn build(length: usize, fill: impl FnOnce(&mut [T])) -> Result<Self> {
         let mut array = Self::zeroed(length)?;
         match array.chunks_mut(length.max(1))?.next() {
-            Some(mut all) => fill(all.as_mut()),
+            Some(mut all) => fill(all.take()?),
             None => fill(&mut []),
         }
         Ok(array)
@@ -157,9 +157,14 @@ impl<T: Pod> SharedArray<T> {
             return Err(Error::invalid("the size of a chunk must be at least 1"));
         }
         let starts = (0..self.length).step_by(size);
-        let (source, length) = (self.begin_chunks(starts.len())?, self.length);
+        let (count, length) = (starts.len(), self.length);
+        let mut source = self.begin_chunks(count)?;
         Ok(starts.enumerate().filter_map(move |(word, first)| {
-            source.as_ref().map(|source| source.chunk(word, first, size.min(length - first)))
+            let chunk = source.as_ref().map(|source| source.chunk(word, first, size.min(length - first)));
+            if word + 1 == count {
+                source = None; // otherwise the array would be in use for as long as this iterator lives
+            }
+            chunk
         }))
     }
 
