@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::pool::State;
-use multiproc::{Pool, TaskError, current, pipe};
+use multiproc::{Pool, SharedSlice, TaskError, current, pipe};
 use nix::sys::signal::Signal;
 
 use super::{HOUR, SHORT, blocked_task};
@@ -28,6 +28,7 @@ trials![
     a_panic_in_a_later_worker_is_the_error_of_every_call,
     an_error_that_it_returns_is_a_result,
     descriptors_and_large_arguments_travel,
+    more_descriptors_than_a_new_worker_can_get_are_refused,
     a_pool_that_ends_ends_it,
     a_closed_pool_and_bad_arguments_are_errors,
     tasks_see_it_whichever_workers_are_killed,
@@ -231,6 +232,27 @@ fn an_error_that_it_returns_is_a_result() -> Outcome {
     }
     send_signal(pool.worker_pids()[0], Signal::SIGKILL);
     eventually("there is another worker", || pool.worker_pids().len() == 2 && pool.apply(total, ()).is_ok());
+    Ok(())
+}
+
+fn more_descriptors_than_a_new_worker_can_get_are_refused() -> Outcome {
+    let pool = Pool::new(1)?;
+    let slice = SharedSlice::from_slice(&vec![1_u64; 10_000])?;
+    let sum = |slice: SharedSlice<u64>| slice.iter().sum::<u64>();
+    let mut accepted = 0;
+    let error = loop {
+        assert!(accepted < 300, "a packet takes no more than 253");
+        match pool.broadcast(sum, (slice.clone(),)) {
+            Ok(sums) => assert_eq!(sums.into_iter().collect::<Result<Vec<_>, _>>()?, [10_000]),
+            Err(error) => break error,
+        }
+        accepted += 1;
+    };
+    assert!(error.to_string().contains("descriptors, which each new worker gets"), "{error}");
+    pool.broadcast(add, (1,))?;
+    pool.resize(2)?;
+    eventually("the second worker", || pool.worker_pids().len() == 2);
+    assert_eq!(totals(&pool)?, [1; 200]);
     Ok(())
 }
 

@@ -24,7 +24,8 @@ impl<M> Pool<M> {
     /// A worker begins nothing else before it has run the function, once it has run the items that it has.
     /// If it dies before that, its result is the error of its death, and its replacement calls the function
     /// as any later worker does. There the result is dropped, and a panic is the error of every call, as that
-    /// of an initializer is. The pool keeps the arguments until it ends.
+    /// of an initializer is. The pool keeps the arguments until it ends; those of all broadcasts and initializers
+    /// may hold 240 descriptors, since a new worker gets all of them at once.
     ///
     /// In [inline mode](super::PoolBuilder::inline) the caller runs the function, and there is one result.
     ///
@@ -47,8 +48,8 @@ impl<M> Pool<M> {
     /// ```
     ///
     /// # Errors
-    /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers. Then no
-    /// worker calls the function. The inner result is the error of one worker.
+    /// When the arguments cannot be encoded or hold too many descriptors, or when the pool is closed or cannot keep its
+    /// workers. Then no worker calls the function. The inner result is the error of one worker.
     pub fn broadcast<F, Args, R>(&self, function: F, args: Args) -> Result<Vec<Result<R>>>
     where
         F: PoolFn<M, Args, R>,

@@ -3,10 +3,15 @@
 use std::time::Instant;
 
 use super::{REDISPATCH_AFTER, Scheduler};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pool::chunk::Chunk;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
+use crate::sys::socket::MAX_DESCRIPTORS;
 use crate::task::initializer::Initializer;
+
+/// The most descriptors of all initializers. Besides, a worker gets its own: of its rings, link and wake-ups, of logs,
+/// a trace, and the standard streams.
+const MAX_HELD: usize = MAX_DESCRIPTORS - 13;
 
 impl Scheduler {
     /// Gives each present worker an item, which `make_chunk` makes by its number, and has each later one run
@@ -17,6 +22,7 @@ impl Scheduler {
         make_chunk: impl Fn(u64) -> Result<Chunk>,
     ) -> Result<u64> {
         self.check_open()?;
+        self.check_descriptors(&initializer)?;
         let mut present: Vec<_> = self.workers.iter_mut().filter(|worker| worker.accepts_work()).collect();
         present.sort_by_key(|worker| worker.index());
         let chunks = (0..present.len() as u64).map(make_chunk).collect::<Result<Vec<_>>>()?;
@@ -26,6 +32,19 @@ impl Scheduler {
         self.has_worker_bound = true;
         self.dispatch();
         Ok(count)
+    }
+
+    /// Whether a later worker can be sent one more initializer: all of them travel in the packet that starts it.
+    fn check_descriptors(&self, initializer: &Initializer) -> Result<()> {
+        let initializers = self.policy.initializers.iter().chain([initializer]);
+        let held: usize = initializers.map(|initializer| initializer.descriptors.len()).sum();
+        if held <= MAX_HELD || initializer.descriptors.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "the initializers and broadcasts of this pool would hold {held} descriptors, which each new worker gets; \
+             at most {MAX_HELD} can travel"
+        )))
     }
 
     /// Sends worker-bound items to idle workers.
