@@ -24,6 +24,7 @@ trials![
     an_input_may_wait_for_the_result_before_it,
     a_timed_wait_gives_what_is_there_and_ends_no_task,
     a_timed_wait_of_a_closed_pool_gives_its_error,
+    a_pool_that_was_closed_meanwhile_gives_one_error,
     no_more_of_the_input_is_taken_than_the_buffer_holds,
     the_number_of_results_left_is_known_if_that_of_the_input_is,
     an_imap_dropped_midway_leaves_the_pool_usable,
@@ -92,6 +93,18 @@ fn a_timed_wait_of_a_closed_pool_gives_its_error() -> Outcome {
     let mut results = pool.imap(square, 0..3);
     assert!(results.next_timeout(HOUR).unwrap().unwrap_err().is_closed());
     assert!(results.next_timeout(HOUR).is_none());
+    Ok(())
+}
+
+fn a_pool_that_was_closed_meanwhile_gives_one_error() -> Outcome {
+    for inline in [false, true] {
+        let pool = Pool::builder().workers(1).inline(inline).build()?;
+        let results = pool.imap(square, vec![1]);
+        assert_eq!(results.len(), 1);
+        pool.close();
+        let results: Vec<_> = results.collect();
+        assert!(results.len() == 1 && results[0].as_ref().unwrap_err().is_closed(), "{results:?}");
+    }
     Ok(())
 }
 

@@ -71,14 +71,19 @@ pub(crate) struct Dispatcher {
 
 /// For callers.
 impl Dispatcher {
-    /// A pool without workers, whose tasks run in the threads that submit them.
+    /// A pool without workers, whose tasks run in the threads that submit them. As with workers, a preloaded state that
+    /// cannot be made is an error here, and any other that of each call.
     pub(crate) fn start_inline(config: Config) -> Result<Arc<Self>> {
         inline::check_initialised()?;
+        let is_preloaded = !config.preload.is_empty();
         let preload = config.preload.iter().cloned().map(|one| Initializer { makes_state: true, ..one });
         let workers = InlineWorkers::new(preload.chain(config.policy.initializers.iter().cloned()).collect());
         let policy = Policy { workers: 1, ..config.policy };
         let dispatcher = Self::new(Config { policy, ..config }, Some(workers))?;
         if let Some(Err(error)) = dispatcher.inline.as_ref().map(InlineWorkers::make_ready) {
+            if is_preloaded {
+                return Err(error);
+            }
             dispatcher.lock().give_up(&error);
         }
         Ok(dispatcher)
@@ -159,7 +164,7 @@ impl Dispatcher {
     pub(crate) fn resize(&self, workers: usize) -> Result<()> {
         self.check_not_forked()?;
         if self.is_inline() {
-            return Ok(()); // it has no workers
+            return self.check_open(); // it has no workers
         }
         let missing = self.change(|state| {
             let missing = state.resize(workers)?;

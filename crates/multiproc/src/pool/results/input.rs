@@ -8,7 +8,7 @@ use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
 use super::Results;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::pool::call::{ResultBatch, TARGET_CHUNK_TIME};
 use crate::pool::chunk::{ChunkBuilder, Filled};
 use crate::sys::poll::Deadline;
@@ -89,10 +89,16 @@ where
         if let Some(encoded_bytes) = self.encoded_bytes.as_ref().filter(|_| builder.count() > 0) {
             encoded_bytes.store(builder.encoded_bytes(), Relaxed);
         }
-        self.taken += u64::from(builder.count()) + u64::from(encode_error.is_some());
-        self.submit(builder, first);
+        let count = u64::from(builder.count());
+        if let Err(refusal) = self.submit(builder, first) {
+            self.input = None;
+            self.refusal = Some(refusal);
+            return;
+        }
+        self.taken += count;
         if let Some(error) = encode_error {
-            self.buffer.add(ResultBatch::Lost { first: self.taken - 1, count: 1, error });
+            self.buffer.add(ResultBatch::Lost { first: self.taken, count: 1, error });
+            self.taken += 1;
         }
     }
 
@@ -124,19 +130,17 @@ where
         None
     }
 
-    fn submit(&mut self, builder: ChunkBuilder, first: u64) {
+    /// # Errors
+    /// When the pool refuses work. What was taken from the input for it counts as left there.
+    fn submit(&mut self, builder: ChunkBuilder, first: u64) -> Result<()> {
         let count = builder.count();
         if count == 0 {
-            return;
+            return Ok(());
         }
         // If a few large items fill a chunk, shorten chunks, which also limits the memory of the look-ahead.
         self.max_len = if builder.is_full() { count.into() } else { self.max_len.saturating_mul(2) };
+        self.dispatcher.submit(builder.pack(&self.call, first))?;
         self.pending += u64::from(count);
-        if let Err(error) = self.dispatcher.submit(builder.pack(&self.call, first)) {
-            self.pending -= u64::from(count);
-            self.buffer.add(ResultBatch::Lost { first, count, error: error.clone() });
-            self.input = None;
-            self.refusal = Some(error);
-        }
+        Ok(())
     }
 }
