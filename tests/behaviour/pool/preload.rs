@@ -31,6 +31,7 @@ trials![
     it_is_made_again_when_its_process_was_killed,
     the_process_ends_with_the_pool,
     a_pool_ends_in_time_while_its_state_is_made_again,
+    a_pool_ends_in_time_while_its_process_does_not_answer,
     stop_fork_server_ends_it_and_the_pool_goes_on,
     inline_the_caller_makes_it,
 ];
@@ -248,6 +249,28 @@ fn a_pool_ends_in_time_while_its_state_is_made_again() -> Outcome {
     Ok(())
 }
 
+fn a_pool_ends_in_time_while_its_process_does_not_answer() -> Outcome {
+    alone(|| {
+        let builder = forking().workers(1).shutdown_timeout(SHORT).start_timeout(HOUR);
+        let pool = builder.preload(Made::new, (7,)).build()?;
+        let maker = maker(&pool)?;
+        send_signal(maker, Signal::SIGSTOP);
+        send_signal(pool.worker_pids()[0], Signal::SIGKILL);
+        eventually("a start has begun", || has_thread("mp-spawner"));
+        let start = Instant::now();
+        drop(pool);
+        assert!(start.elapsed() < TEST_TIMEOUT / 2, "{:?}", start.elapsed());
+        eventually("it has ended", || !Path::new(&format!("/proc/{maker}")).exists());
+        Ok(())
+    })
+}
+
+fn has_thread(name: &str) -> bool {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).ok());
+    names.into_iter().any(|other| other.trim_end() == name)
+}
+
 fn the_process_ends_with_the_pool() -> Outcome {
     for how in [Pool::<State<Made>>::join, drop] {
         let pool = forking().preload(Made::new, (7,)).build()?;
@@ -273,7 +296,10 @@ fn stop_fork_server_ends_it_and_the_pool_goes_on() -> Outcome {
 }
 
 fn inline_the_caller_makes_it() -> Outcome {
-    let pool = Pool::builder().inline(true).preload(Made::new, (7,)).build()?;
+    let inline = || Pool::builder().inline(true);
+    let pool = inline().preload(Made::new, (7,)).build()?;
     assert_eq!(pool.apply(Made::by, ())?, (id(), id()));
+    let error = inline().preload(|| -> u32 { panic!("no table") }, ()).build().unwrap_err();
+    assert!(error.is_panic(), "{error}");
     Ok(())
 }

@@ -20,15 +20,15 @@ pub(crate) struct PreloadServer {
     /// How long the functions may take.
     preload_timeout: Duration,
     server: Mutex<Option<ForkServer>>,
-    making: Mutex<Making>,
+    latest: Mutex<Latest>,
     /// A forked copy of this process must not end the zygote.
     original: OriginalProcess,
 }
 
-/// The zygote that runs the functions. It can be ended without the lock of the server, which is taken until it has run
-/// them.
+/// The last zygote that was begun. It can be ended without the lock of the server, which is taken until it has run the
+/// functions, and while it forks a child.
 #[derive(Default)]
-struct Making {
+struct Latest {
     zygote: Option<Arc<Child>>,
     is_stopped: bool,
 }
@@ -37,7 +37,7 @@ impl PreloadServer {
     /// Makes no zygote yet.
     pub(crate) fn new(environment: EnvChanges, preload: Vec<Initializer>, preload_timeout: Duration) -> Self {
         let (server, original) = (Mutex::new(None), OriginalProcess::current());
-        Self { environment, preload, preload_timeout, server, making: Mutex::default(), original }
+        Self { environment, preload, preload_timeout, server, latest: Mutex::default(), original }
     }
 
     /// Forks a child and sends it the bootstrap message. If there is no zygote, it has died, or this process has
@@ -59,34 +59,31 @@ impl PreloadServer {
         ForkServer::end_if_privileges_changed(slot);
         if slot.is_none() {
             let environment = self.environment.clone();
-            let begin = |zygote: &Arc<Child>| self.set_making(Some(zygote));
-            let made = ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout, begin);
-            self.set_making(None);
-            *slot = Some(made?);
+            let begin = |zygote: &Arc<Child>| self.set_latest(zygote);
+            *slot =
+                Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout, begin)?);
         }
         Ok(())
     }
 
     /// Kills the zygote at once if this was stopped meanwhile.
-    fn set_making(&self, zygote: Option<&Arc<Child>>) {
-        let mut making = lock(&self.making);
-        if making.is_stopped
-            && let Some(zygote) = zygote
-        {
+    fn set_latest(&self, zygote: &Arc<Child>) {
+        let mut latest = lock(&self.latest);
+        if latest.is_stopped {
             zygote.kill();
         }
-        making.zygote = zygote.cloned();
+        latest.zygote = Some(Arc::clone(zygote));
     }
 
-    /// Ends the zygote, also while it runs the functions. None is made any more.
+    /// Ends the zygote, also while it runs the functions or does not answer a start. None is made any more.
     pub(crate) fn stop(&self) {
         if !self.original.is_current() {
             return;
         }
         {
-            let mut making = lock(&self.making);
-            making.is_stopped = true;
-            making.zygote.iter().for_each(|zygote| zygote.kill());
+            let mut latest = lock(&self.latest);
+            latest.is_stopped = true;
+            latest.zygote.iter().for_each(|zygote| zygote.kill());
         }
         lock(&self.server).take().into_iter().for_each(ForkServer::shut_down);
     }
