@@ -63,7 +63,7 @@
 //!
 //! A plain name (`send`, `recv`, `lock`, `join`) blocks until it is done. `try_…` does not wait for an item, for
 //! room or for a lock: if there is none, it returns an error. While another thread is in the middle of the same
-//! operation, it blocks for about 1 ms at most. `…_timeout` blocks for the given time at most. At its limit
+//! operation, it blocks for about 2 ms at most. `…_timeout` blocks for the given time at most. At its limit
 //!
 //! | call | gives |
 //! |---|---|

@@ -207,8 +207,8 @@ impl Error {
         self.0.items.and_then(|(first, count)| (count == 1).then_some(first))
     }
 
-    /// Which items of the input this is about, counted from 0: one, but for a worker that died in a
-    /// [`map_reduce`](crate::Pool::map_reduce).
+    /// Which items of the input this is about, counted from 0: one, but in a [`map_reduce`](crate::Pool::map_reduce),
+    /// where it may be a group of them.
     pub fn items(&self) -> Option<Range<u64>> {
         self.0.items.map(|(first, count)| first..first.saturating_add(count))
     }

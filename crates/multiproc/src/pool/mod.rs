@@ -103,8 +103,8 @@ pub use self::task_handle::{Canceller, TaskHandle};
 ///
 /// # When a pool cannot keep its workers
 ///
-/// A pool gives up when the initializer of a worker fails, when a worker ends before any worker was ready, and when 20
-/// workers in a row end before they are ready. All its calls then return the error of that worker. While the kernel
+/// A pool gives up when the initializer of a worker fails, when a worker does not reach [`init`](crate::init()) before
+/// any worker was ready, and when 20 workers in a row end before they are ready. All its calls then return the error of that worker. While the kernel
 /// refuses new workers, the pool continues with those it has. After 3 seconds without any, its work fails with the
 /// kernel's error until workers can start again.
 ///
@@ -220,8 +220,8 @@ impl<M> Pool<M> {
 
     /// Refuses new work: a later call is an error. Submitted work still runs. Does not block.
     ///
-    /// A [`map`](Self::map) in another thread that has input left takes no more of it, and returns an error
-    /// for which [`is_closed`](crate::error::Error::is_closed) is true.
+    /// A [`map`](Self::map) in another thread that has input left takes at most one more chunk of it, and returns an
+    /// error for which [`is_closed`](crate::error::Error::is_closed) is true.
     pub fn close(&self) {
         self.dispatcher.close();
     }

@@ -223,8 +223,9 @@ impl<T: DeserializeOwned> JoinableReceiver<T> {
     /// that keeps a delivery while it receives to the end waits for itself.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when no item is left and the last sender is gone; and [`Error::is_codec`] when
-    /// the item does not decode (that item is then done).
+    /// [`Error::is_disconnected`] when no item is left and the last sender is gone; [`Error::is_codec`] when
+    /// the item does not decode (that item is then done); and the kernel's error when it refuses memory for the item,
+    /// which stays.
     pub fn recv(&self) -> Result<Delivery<T>> {
         self.take(Deadline::Never)
     }

@@ -33,8 +33,8 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// # Errors
     /// [`is_disconnected`](crate::Error::is_disconnected) when every receiver is gone;
     /// [`is_codec`](crate::Error::is_codec) when the item cannot be encoded; the kernel's error when it refuses memory
-    /// or a descriptor; [`is_full`](crate::Error::is_full) when an unbounded queue has 2 GiB of items. The error gives
-    /// the item back.
+    /// or a descriptor; [`is_full`](crate::Error::is_full) when an [unbounded](crate::queue::unbounded) queue has 2 GiB
+    /// of items, or as many with descriptors as the kernel lets it have. The error gives the item back.
     pub fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.put(item, Deadline::Never)
     }

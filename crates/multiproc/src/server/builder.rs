@@ -47,6 +47,9 @@ impl ServerBuilder {
     /// How many calls may wait, from all callers together. A further one blocks until the server takes one, or
     /// is an error of [`Server::try_submit`]. The default is 1000. A process connects with its first call, which
     /// then counts as two until the server has taken the connection. An idle server takes it at once.
+    ///
+    /// Calls also wait for room in 1 MiB for their arguments, of which at least half is always usable, and for the
+    /// limits that the messages of a [pipe](crate::Connection::send) wait for.
     #[must_use]
     pub fn capacity(mut self, calls: u32) -> Self {
         self.capacity = calls;

@@ -145,12 +145,13 @@ impl<S: 'static> Server<S> {
         result.ok_or_else(|| Error::timeout("get a call's result"))
     }
 
-    /// Has a method called, and returns a handle for its result. Blocks only while more calls wait than the
+    /// Has a method called, and returns a handle for its result. Blocks while there is no room for the call, by the
     /// server's [capacity](ServerBuilder::capacity).
     ///
     /// # Errors
     /// When the server has ended, when the arguments cannot be encoded, and when the kernel refuses memory or a
-    /// descriptor.
+    /// descriptor. In a method of the same server, which would wait for itself, it does not block: without room
+    /// [`Error::is_full`] is true.
     pub fn submit<F, Args, R>(&self, method: F, args: Args) -> Result<CallHandle<R>>
     where
         F: RemoteMethod<S, Args, R>,
@@ -259,8 +260,8 @@ impl<S: 'static> Server<S> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`call`](Self::call). The server has ended then, unless the kernel has refused something here, or this
-    /// is a forked copy of a process: it may not have been asked.
+    /// Those of [`call`](Self::call). The server has ended then, unless it may not have been asked: the kernel has refused
+    /// something here, this is a forked copy of a process, or a method of the server itself.
     pub fn stop(self) -> Result<S>
     where
         S: Serialize + DeserializeOwned,

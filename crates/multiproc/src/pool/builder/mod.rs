@@ -31,7 +31,8 @@ use crate::task::RemoteFn;
 use crate::task::method::RemoteInit;
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number of 0 is an error of
-/// [`build`](Self::build), but for [`min_workers`](Self::min_workers).
+/// [`build`](Self::build), but for [`min_workers`](Self::min_workers) and the bytes of
+/// [`record_limits`](Self::record_limits).
 #[must_use]
 pub struct PoolBuilder<M = NoState> {
     /// Without a number, `start` asks how many CPUs there are: reading that takes as long as a fork.
@@ -92,9 +93,9 @@ impl<M> PoolBuilder<M> {
     }
 
     /// Each worker runs `function` before any task; by default nothing. What it returns is dropped, an `Err`, too:
-    /// one that can fail belongs in [`try_initializer`](Self::try_initializer). If it panics, ends the worker, or
-    /// takes longer than the [`initializer_timeout`](Self::initializer_timeout), every call of the pool returns that
-    /// error.
+    /// one that can fail belongs in [`try_initializer`](Self::try_initializer). If it panics, or takes longer than the
+    /// [`initializer_timeout`](Self::initializer_timeout), every call of the pool returns that error; if it ends the
+    /// worker, once it has done so in 20 workers in a row.
     ///
     /// ```
     /// use multiproc::Pool;

@@ -142,7 +142,8 @@ impl<'pool, M> CallOptions<'pool, M> {
     /// A step of priority is worth 10 seconds of waiting: an item of priority 1 goes before those of priority
     /// 0 that were submitted up to 10 seconds earlier, and after older ones. So no item waits without end,
     /// however many of a higher priority there are. What a worker has been given already, it still runs
-    /// first: at most one more item, or small ones for about 2 ms. No effect in [inline
+    /// first: at most one more item, or small ones for about 2 ms; with a
+    /// [`chunk_size`](super::PoolBuilder::chunk_size), up to three chunks. No effect in [inline
     /// mode](super::PoolBuilder::inline).
     ///
     /// ```
@@ -159,7 +160,7 @@ impl<'pool, M> CallOptions<'pool, M> {
     }
 
     /// The maximum number of items that [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered)
-    /// take from their input ahead of the results that they have returned. Without it, as many as four chunks for
+    /// take from their input ahead of the results that they have returned. Without it, as many as five chunks for
     /// each worker have; with it, no more than those. A `size` of 0 is an error of the call. It has no effect on calls
     /// that return all results at once.
     ///
