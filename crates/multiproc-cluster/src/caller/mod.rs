@@ -1,5 +1,6 @@
 //! A program's session with a pool of the cluster: its outstanding chunks, and the hosts that serve them.
 
+mod contact;
 pub(crate) mod inbox;
 mod monitor;
 mod outstanding;
@@ -130,7 +131,9 @@ impl Caller {
         settings: Settings,
         runtime: Handle,
     ) -> Result<Arc<Self>> {
+        let asked = Instant::now();
         make_stream(&connection, &session, settings).await?;
+        let round_trip = asked.elapsed();
         let caller = Arc::new(Self {
             session,
             connection,
@@ -145,7 +148,7 @@ impl Caller {
             has_store: AtomicBool::new(false),
         });
         replies::start(&caller).await?;
-        monitor::start(&caller).await?;
+        monitor::start(&caller, round_trip).await?;
         Ok(caller)
     }
 

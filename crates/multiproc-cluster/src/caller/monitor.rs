@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use multiproc::pool::encoded;
 use multiproc::{Error, Result};
 
+use super::contact::Contact;
 use super::outstanding::Outstanding;
 use super::{Caller, HostState, State, publish};
 use crate::build_id;
@@ -17,15 +18,16 @@ use crate::connection::REQUEST_TIMEOUT;
 use crate::options::HostLoss;
 use crate::protocol::{CONSUMER, HELLO, HostAdvert};
 
-/// Starts the clock, and the subscriptions to what agents say of themselves.
-pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
+/// Starts the clock, and the subscriptions to what agents say of themselves. The broker has just answered, after
+/// `round_trip`.
+pub(super) async fn start(caller: &Arc<Caller>, round_trip: Duration) -> Result<()> {
     let mut hosts = subscribe(caller, caller.session.hosts()).await?;
     let mut hellos = subscribe(caller, HELLO.to_owned()).await?;
     let caller = Arc::clone(caller);
     caller.runtime.clone().spawn(async move {
         let mut clock = tokio::time::interval(caller.settings.lease / 3);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let checks = tokio::spawn(check_regularly(Arc::clone(&caller)));
+        let checks = tokio::spawn(check_regularly(Arc::clone(&caller), round_trip));
         loop {
             tokio::select! {
                 _ = clock.tick() => advertise(&caller, false).await,
@@ -64,22 +66,22 @@ fn note_host(caller: &Caller, message: &Message) {
     state.hosts.insert(id, HostState { name, build, workers, seen: Instant::now() });
 }
 
-async fn check_regularly(caller: Arc<Caller>) {
+async fn check_regularly(caller: Arc<Caller>, round_trip: Duration) {
     let lease = caller.settings.lease;
     let period = (lease / 4).min(Duration::from_secs(1));
-    let mut contact = Instant::now();
+    let mut contact = Contact::new(Instant::now(), round_trip);
     let mut server = server_id(&caller);
     let mut may_have_strays = false;
     let mut last_delivered = 0;
     loop {
         tokio::time::sleep(period).await;
+        let asked = Instant::now();
         match probe(&caller).await {
             Probe::Here { has_undelivered, delivered } => {
-                if contact.elapsed() > lease / 2 {
-                    forgive(&caller, contact.elapsed()); // they could not be heard
+                if let Some(silence) = contact.note(asked, Instant::now(), lease) {
+                    forgive(&caller, silence); // they could not be heard
                     advertise(&caller, false).await; // they may have been back before this process
                 }
-                contact = Instant::now();
                 may_have_strays |= server != server_id(&caller);
                 server = server_id(&caller);
                 may_have_strays = may_have_strays && !remove_strays(&caller, delivered).await;
@@ -96,10 +98,10 @@ async fn check_regularly(caller: Arc<Caller>) {
                 let what = "the pool's consumer was deleted at the broker: no host gets its work any more";
                 return end(&caller, encoded::unreachable(what.to_owned())).await;
             }
-            Probe::NoAnswer if contact.elapsed() > lease => {
+            Probe::NoAnswer if contact.silence(Instant::now()) > lease => {
                 let silence = encoded::unreachable(format!(
                     "the broker has not answered for {:?}: results that were not there by then are lost{}",
-                    contact.elapsed(),
+                    contact.silence(Instant::now()),
                     caller.connection.last_error()
                 ));
                 caller.lock().silence = Some(silence.clone());
