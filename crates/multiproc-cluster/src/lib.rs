@@ -69,6 +69,8 @@ mod connection;
 
 mod build_id;
 mod cost;
+#[cfg(test)]
+mod fake_broker;
 mod original;
 mod protocol;
 

@@ -108,11 +108,20 @@ impl Served {
         }
     }
 
-    /// Asks the caller once.
+    /// Asks the caller once. It may be further away than a lease: whether it answers in time is for others to say.
     pub(super) async fn ask(&self, connection: &Connection, request: &Request, body: &[u8]) -> Answer {
+        self.ask_within(REQUEST_TIMEOUT, connection, request, body).await
+    }
+
+    async fn ask_within(
+        &self,
+        time: Duration,
+        connection: &Connection,
+        request: &Request,
+        body: &[u8],
+    ) -> Answer {
         let Ok(payload) = protocol::join(request, body) else { return Answer::None };
-        let request =
-            async_nats::Request::new().payload(payload.into()).timeout(Some(REQUEST_TIMEOUT.min(self.lease)));
+        let request = async_nats::Request::new().payload(payload.into()).timeout(Some(time));
         match connection.client.send_request(self.session.back(), request).await {
             Ok(message) => match protocol::split::<Reply>(&message.payload) {
                 Ok((reply, _)) => Answer::Reply(reply),
@@ -213,7 +222,8 @@ async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
 /// Asks the caller: 0 if it answers, or the broker is silent, too; 2 if the broker says that it is not there;
 /// otherwise 1.
 async fn silence(agent: &Agent, served: &Served) -> u32 {
-    match served.ask(&agent.connection, &Request::Ping, &[]).await {
+    let time = REQUEST_TIMEOUT.min(served.lease);
+    match served.ask_within(time, &agent.connection, &Request::Ping, &[]).await {
         Answer::Reply(_) => {
             served.note_heartbeat();
             0
@@ -225,4 +235,39 @@ async fn silence(agent: &Agent, served: &Served) -> u32 {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake_broker;
+
+    fn served(lease: Duration) -> Served {
+        Served {
+            session: Session { pool: "p".to_owned(), id: "s".to_owned() },
+            lease,
+            heard: Mutex::new(Instant::now()),
+            over: watch::Sender::new(false),
+            ahead: Notify::new(),
+            running: Mutex::default(),
+        }
+    }
+
+    fn done() -> Request {
+        Request::Done { chunk: 1, grant: 0, host: "h".to_owned(), work: Duration::ZERO, object: None }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_takes_longer_than_the_lease_is_heard() {
+        let lease = Duration::from_millis(1);
+        let answer = move |_: &[u8]| {
+            std::thread::sleep(100 * lease);
+            protocol::join(&Reply::Finished, &[]).unwrap()
+        };
+        let connection = fake_broker::connect(1_000_000, answer).await.unwrap();
+        let reply = tokio::time::timeout(Duration::from_secs(60), async {
+            served(lease).hand_in(&connection, &done(), b"results").await
+        });
+        assert_eq!(reply.await.expect("no answer is heard"), Some(Reply::Finished));
+    }
 }
