@@ -173,13 +173,7 @@ fn refused_since(began: Instant, now: Instant, lease: Duration) -> Instant {
 async fn pause(caller: &Caller, chunk: u64, refused: &mut Option<Instant>, error: Error) -> Result<()> {
     let (lease, now) = (caller.settings.lease, Instant::now());
     let refused = *refused.get_or_insert(now);
-    let since = {
-        let mut state = caller.lock();
-        let recent = state.refused.filter(|(_, last)| last.elapsed() <= lease);
-        let since = recent.map_or(refused, |(first, _)| first);
-        state.refused = Some((since, now));
-        since
-    };
+    let since = note_refusal(&mut caller.lock().refused, refused, now, lease);
     if !is_wanted(caller, chunk) || since.elapsed() > lease {
         return Err(error);
     }
@@ -187,9 +181,41 @@ async fn pause(caller: &Caller, chunk: u64, refused: &mut Option<Instant>, error
     Ok(())
 }
 
+/// Notes another refusal of a chunk that was `refused` first then. Returns since when the broker takes nothing, as far
+/// as this chunk knows: it may have waited while the broker took others.
+fn note_refusal(
+    of_all: &mut Option<(Instant, Instant)>,
+    refused: Instant,
+    now: Instant,
+    lease: Duration,
+) -> Instant {
+    let recent = of_all.filter(|(_, last)| now.duration_since(*last) <= lease);
+    let first = recent.map_or(refused, |(first, _)| first);
+    *of_all = Some((first, now));
+    first.min(refused)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_refusal_counts_whichever_chunk_it_was_of() {
+        let (start, lease) = (Instant::now(), Duration::from_secs(10));
+        let at = |second| start + Duration::from_secs(second);
+        let mut of_all = None;
+        assert_eq!(note_refusal(&mut of_all, at(0), at(0), lease), at(0));
+        assert_eq!(note_refusal(&mut of_all, at(1), at(1), lease), at(0), "a second chunk");
+        of_all = None; // the broker takes another one
+        assert_eq!(note_refusal(&mut of_all, at(5), at(5), lease), at(5), "a new chunk");
+        assert_eq!(note_refusal(&mut of_all, at(0), at(6), lease), at(0), "the first chunk");
+        assert_eq!(note_refusal(&mut of_all, at(7), at(7), lease), at(5), "another new chunk");
+        assert_eq!(
+            note_refusal(&mut of_all, at(18), at(18), lease),
+            at(18),
+            "nothing was to be sent meanwhile"
+        );
+    }
 
     #[test]
     fn the_wait_for_an_answer_counts_unless_it_is_longer_than_a_lease() {
