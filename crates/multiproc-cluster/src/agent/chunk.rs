@@ -1,12 +1,15 @@
 //! A chunk's life at an agent: asks for it, runs it, hands in its results, acknowledges it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject, jetstream};
 use multiproc::Result;
+use multiproc::pool::encoded;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::lease::Lease;
@@ -55,15 +58,15 @@ pub(super) async fn take(
             drop(place);
             follow(agent, served, &acknowledge, ended).await
         }
-        Registered::New(stopped) => {
+        Registered::New(mut registration) => {
             let lease = Lease::new(agent, served, &acknowledge, asked);
             let serving = serve(agent, served, (header, items), delivered, lease, place);
             let is_finished = tokio::select! {
                 is_finished = serving => is_finished,
-                Ok(()) = stopped => true,
+                () = registration.stopped() => true,
                 () = served.is_over() => false,
             };
-            served.unregister(chunk, is_finished);
+            registration.end(is_finished);
             is_finished
         }
     };
@@ -285,14 +288,29 @@ async fn run(
 ) -> Option<Result<(Vec<u8>, Duration)>> {
     let stop = Arc::<Stop>::default();
     let guard = StopOnDrop(Arc::clone(&stop));
-    let agent = Arc::clone(agent);
-    let ran = tokio::task::spawn_blocking(move || {
-        let Ran { results, work } = run::run(&agent, &header, items, &stop, place)?;
+    let runner = Arc::clone(agent);
+    let started = start_thread(move || {
+        let Ran { results, work } = run::run(&runner, &header, items, &stop, place)?;
         Some(encode(&results).map(|results| (results, work)))
     });
-    let ran = ran.await;
+    let ran = match started {
+        Ok(running) => running.await,
+        Err(error) => {
+            agent.fail(error); // other hosts run the chunk after the lease
+            return None;
+        }
+    };
     drop(guard);
     ran.ok()?
+}
+
+/// Runs what blocks in a thread. An error if the system starts none, and none is there to take it: the runtime panics
+/// then.
+fn start_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(run))).map_err(|panic| {
+        let why = panic.downcast::<String>().map_or_else(|_| String::new(), |why| format!(": {why}"));
+        encoded::unreachable(format!("the agent cannot start a thread that runs tasks{why}"))
+    })
 }
 
 /// The results as they are sent.
@@ -324,4 +342,19 @@ const MAX_ERROR_LEN: usize = 256;
 
 fn shorten(error: &multiproc::Error) -> String {
     error.to_string().chars().take(MAX_ERROR_LEN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_cannot_start_is_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let started = runtime.block_on(async { start_thread(|| 3).unwrap().await });
+        assert_eq!(started.unwrap(), 3);
+        // Without a runtime there is no thread, either.
+        let error = start_thread(|| 3).unwrap_err().to_string();
+        assert!(error.contains("cannot start a thread"), "{error}");
+    }
 }

@@ -36,10 +36,42 @@ struct Running {
 
 /// Whether a chunk that is delivered runs already: a broker that was killed forgets a renewal.
 pub(super) enum Registered {
-    /// It does not. The receiver hears that it is withdrawn.
-    New(oneshot::Receiver<()>),
+    /// It does not, but from now on.
+    New(Registration),
     /// It does. The receiver hears of its end.
     Runs(watch::Receiver<Option<bool>>),
+}
+
+/// A chunk counts as running until this drops: also if what runs it panics, or another delivery would wait for its end
+/// for ever.
+pub(super) struct Registration {
+    served: Arc<Served>,
+    chunk: u64,
+    /// Hears that the chunk is withdrawn.
+    stopped: oneshot::Receiver<()>,
+    is_finished: bool,
+}
+
+impl Registration {
+    /// Waits until the chunk is withdrawn.
+    pub(super) async fn stopped(&mut self) {
+        if (&mut self.stopped).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The chunk has ended, and is finished or not.
+    pub(super) fn end(mut self, is_finished: bool) {
+        self.is_finished = is_finished;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(running) = lock(&self.served.running).remove(&self.chunk) {
+            running.ended.send_replace(Some(self.is_finished));
+        }
+    }
 }
 
 /// What became of a request to the caller.
@@ -85,13 +117,14 @@ impl Served {
     }
 
     /// Registers a chunk to run. If this agent runs it already, it is told of the end of that.
-    pub(super) fn register(&self, chunk: u64) -> Registered {
+    pub(super) fn register(self: &Arc<Self>, chunk: u64) -> Registered {
         match lock(&self.running).entry(chunk) {
             Entry::Occupied(running) => Registered::Runs(running.get().ended.subscribe()),
             Entry::Vacant(vacant) => {
                 let (stop, stopped) = oneshot::channel();
                 vacant.insert(Running { stop: Some(stop), ended: watch::Sender::new(None) });
-                Registered::New(stopped)
+                let served = Arc::clone(self);
+                Registered::New(Registration { served, chunk, stopped, is_finished: false })
             }
         }
     }
@@ -99,13 +132,6 @@ impl Served {
     /// If this agent runs the chunk, the receiver hears of its end.
     pub(super) fn running(&self, chunk: u64) -> Option<watch::Receiver<Option<bool>>> {
         lock(&self.running).get(&chunk).map(|running| running.ended.subscribe())
-    }
-
-    /// The chunk has ended, and is finished or not.
-    pub(super) fn unregister(&self, chunk: u64, is_finished: bool) {
-        if let Some(running) = lock(&self.running).remove(&chunk) {
-            running.ended.send_replace(Some(is_finished));
-        }
     }
 
     /// Asks the caller once. It may be further away than a lease: whether it answers in time is for others to say.
@@ -239,6 +265,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::fake_broker;
 
@@ -255,6 +283,21 @@ mod tests {
 
     fn done() -> Request {
         Request::Done { chunk: 1, grant: 0, host: "h".to_owned(), work: Duration::ZERO, object: None }
+    }
+
+    #[tokio::test]
+    async fn a_chunk_does_not_run_any_more_once_what_runs_it_has_panicked() {
+        let served = Arc::new(served(Duration::from_secs(1)));
+        for is_finished in [Some(true), Some(false), None] {
+            let Registered::New(registration) = served.register(7) else { panic!("it runs already") };
+            let Registered::Runs(mut ended) = served.register(7) else { panic!("it runs twice") };
+            let run = async move {
+                registration.end(is_finished.expect("what runs it panics"));
+            };
+            assert_eq!(tokio::spawn(run).await.is_ok(), is_finished.is_some());
+            let end = ended.wait_for(Option::is_some).now_or_never().expect("it runs").map(|end| *end);
+            assert_eq!(end.ok(), Some(Some(is_finished == Some(true))));
+        }
     }
 
     #[tokio::test]
