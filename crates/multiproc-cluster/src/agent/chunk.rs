@@ -146,8 +146,9 @@ async fn serve(
     }
 }
 
-/// Tells the caller that the chunk begins; asks whether it may where another agent may have begun it, or where
-/// the message does not leave soon. Without an answer soon, the place goes; the lease is renewed meanwhile.
+/// Tells the caller that the chunk begins; asks whether it may where another agent may have begun it, as after a late
+/// delivery, or where the message does not leave soon. Without an answer soon, the place goes; the lease is renewed
+/// meanwhile.
 async fn begin(
     agent: &Agent,
     served: &Served,
@@ -157,8 +158,8 @@ async fn begin(
     place: &mut Option<OwnedSemaphorePermit>,
 ) -> Reply {
     let chunk = header.chunk;
-    // A broker that was killed may have forgotten a delivery.
-    let is_first = delivered == 1 && !agent.connection.was_cut_within(served.lease);
+    // A broker that was killed may have forgotten a delivery. After a late one, another host may have the next.
+    let is_first = delivered == 1 && !agent.connection.was_cut_within(served.lease) && lease.may_be_renewed();
     if is_first && !header.must_ask && tell(agent, served, chunk).await {
         return Reply::Granted(0);
     }

@@ -64,6 +64,10 @@ pub(super) async fn free_place(agent: &Agent, served: &Served) -> Option<OwnedSe
     }
 }
 
+/// How long a chunk may be under way. After more the client takes the connection for broken.
+const MIN_TRANSFER_TIME: Duration = Duration::from_secs(1);
+const MAX_TRANSFER_TIME: Duration = Duration::from_secs(6);
+
 /// The pauses after a refusal of the server grow: the stream may be lost for good.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
@@ -120,17 +124,18 @@ impl Slot<'_> {
             Some(place) => Some(place),
             None => self.place_soon().await,
         };
-        if lease::is_late(self.asked.elapsed(), served.lease) {
-            return; // another host may have the chunk, and the broker would take a word about it as that one's
-        }
         if let Some(place) = place {
             return chunk::take(agent, served, (message, self.asked), place).await;
         }
-        if chunk::follow_running(agent, served, &message).await {
+        let is_late = lease::is_late(self.asked.elapsed(), served.lease);
+        if !is_late && chunk::follow_running(agent, served, &message).await {
             return;
         }
         self.is_refused = true; // the chunk would come again at once
         agent.is_full.store(true, Relaxed);
+        if is_late {
+            return; // another host may have the chunk, and the broker would take a word about it as that one's
+        }
         // Over a later connection it would hand back what another host has by then.
         let connection = &agent.connection;
         let is_of_now = connection.is_connected() && !connection.was_cut_within(self.asked.elapsed());
@@ -167,11 +172,12 @@ impl Slot<'_> {
         message.status.is_none().then_some((message, Some(place)))
     }
 
-    /// Asks for a chunk, and waits for as long as the server keeps the request.
+    /// Asks for a chunk, and waits for as long as the server keeps the request, and a chunk may be under way then.
     async fn wait_for_chunk(&mut self) -> Option<Message> {
         let expires = (self.served.lease / 2).max(Duration::from_millis(250));
         let request = format!("{{\"batch\":1,\"expires\":{}}}", expires.as_nanos());
-        let message = self.ask(request, expires + Duration::from_secs(1)).await?;
+        let transfer = self.served.lease.clamp(MIN_TRANSFER_TIME, MAX_TRANSFER_TIME);
+        let message = self.ask(request, expires + transfer).await?;
         let is_refused = message.status.is_some_and(|status| status != StatusCode::TIMEOUT);
         if is_refused {
             // The stream or its consumer is gone, or not there yet.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::link::Link;
 use crate::server::Server;
 use crate::support::{LEASE, Outcome, Running, TEST_TIMEOUT, agent, trials, wait_for_begin, wait_until};
-use crate::work::{begin_and_wait, hold, square};
+use crate::work::{begin_and_wait, enlarge, hold, square};
 
 trials![
     a_delivery_that_is_read_after_the_lease_does_not_run,
@@ -20,6 +20,7 @@ trials![
     a_chunk_is_not_handed_back_over_a_later_connection,
     a_host_asks_before_it_begins_a_chunk_after_an_interruption,
     a_late_answer_leaves_a_slot_one_request,
+    a_chunk_runs_that_takes_most_of_a_lease_to_its_host,
 ];
 
 /// A stopped host has a chunk in its socket, for the first time; when it goes on, another one runs the chunk.
@@ -166,5 +167,27 @@ fn a_late_answer_leaves_a_slot_one_request() -> Outcome {
             most <= 2
         })
     });
+    Ok(())
+}
+
+/// The broker gives it to the host again and again if that takes it for another one's by then. Another host is full,
+/// and says that the pool is served.
+fn a_chunk_runs_that_takes_most_of_a_lease_to_its_host() -> Outcome {
+    const COUNT: usize = 100_000;
+    let server = Server::start();
+    let (_full, busy) = (server.agent("full"), tempfile::tempdir()?);
+    let filler = server.cluster().lease(LEASE * 50).connect()?.pool("filler")?;
+    for _ in 0..2 {
+        let _ = filler.submit(hold, (busy.path().to_owned(), Vec::new()))?;
+    }
+    wait_until("the host is full", || std::fs::read_dir(busy.path()).unwrap().count() == 2);
+    let link = Link::to(&server);
+    let _far = agent(&link.url(), "far", &std::env::current_exe()?);
+    let pool = server.pool("far");
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    link.slow_down(u64::try_from(COUNT * 6 / 5)? / LEASE.as_secs());
+    let options = pool.options().on_host_loss(HostLoss::Retry(u32::MAX));
+    let mut task = options.submit(enlarge, (vec![1; COUNT], 0))?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some((COUNT, Vec::new())));
     Ok(())
 }
