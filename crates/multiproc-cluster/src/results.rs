@@ -1,9 +1,11 @@
 //! `Results`: the items of a call go out in chunks, and their results come in.
 
+use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use multiproc::pool::encoded::{self, FunctionId};
@@ -46,6 +48,11 @@ pub struct Results<I, R> {
     function: Result<FunctionId, Option<Error>>,
     /// `None` at its end.
     input: Option<I>,
+    /// How long it took for its last item.
+    input_time: Duration,
+    /// The panic of the input, which continues in the caller after the results of the items before. In a mutex, so that
+    /// threads may share what has it.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     items: Items,
     order: Order,
     inbox: Arc<Inbox>,
@@ -71,6 +78,8 @@ pub struct Results<I, R> {
 const MAX_CHUNK_BYTES: usize = 128 * 1024;
 /// How long a slow input may delay a chunk that has items.
 const MAX_FILL_TIME: Duration = Duration::from_millis(10);
+/// An input that takes this long for an item may be blocking on something.
+const SLOW_INPUT: Duration = Duration::from_millis(1);
 
 impl<I, R> Results<I, R> {
     pub(crate) fn new(
@@ -84,6 +93,8 @@ impl<I, R> Results<I, R> {
             caller,
             options,
             input: function.is_ok().then_some(input),
+            input_time: Duration::ZERO,
+            panic: Mutex::default(),
             function: function.map_err(Some),
             items,
             order,
@@ -101,13 +112,29 @@ impl<I, R> Results<I, R> {
         }
     }
 
-    /// Takes a batch that has arrived; returns whether it is the next one.
+    /// Takes the batches that have arrived.
+    fn admit_all(&mut self) {
+        while let Some(batch) = self.inbox.try_take() {
+            self.admit(batch);
+        }
+    }
+
+    /// Takes a batch that has arrived.
     fn admit(&mut self, batch: Batch) {
         self.out.remove(&batch.chunk);
         if let Content::Results { work, bytes, .. } = &batch.content {
             self.cost.learn(batch.count, *work, bytes.len());
         }
         self.early.insert(batch.first, batch);
+    }
+
+    /// Whether the batch whose turn it is has arrived.
+    fn has_next(&mut self) -> bool {
+        self.admit_all();
+        match self.order {
+            Order::Arrival => !self.early.is_empty(),
+            Order::Input => self.early.contains_key(&self.returned),
+        }
     }
 
     /// The batch whose turn it is, if it has arrived.
@@ -149,15 +176,16 @@ where
                 }
                 self.current = None;
             }
-            while let Some(batch) = self.inbox.try_take() {
-                self.admit(batch);
-            }
+            self.admit_all();
             self.fill();
             if let Some(batch) = self.next_batch() {
                 self.current = Some(Cursor::new(batch, true));
                 continue;
             }
             if self.out.is_empty() {
+                if let Some(panic) = self.panic.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+                    resume_unwind(panic);
+                }
                 return None;
             }
             if let Err(error) = self.caller.check_not_forked() {
@@ -174,12 +202,15 @@ where
         error
     }
 
-    /// Sends chunks while there is room for them. Stops to return a result that is there, if sending takes
-    /// long.
+    /// Sends chunks while there is room for them. Stops to return a result that is there, if sending takes long, or if
+    /// the input is slow: it may block.
     fn fill(&mut self) {
         let started = Instant::now();
         while self.input.is_some() && self.out.len() + self.early.len() < self.caller.window() {
             if !self.out.is_empty() && started.elapsed() > MAX_FILL_TIME && self.inbox.has_some() {
+                return;
+            }
+            if self.input_time >= SLOW_INPUT && self.has_next() {
                 return;
             }
             let room = match self.options.buffer_size {
@@ -206,30 +237,12 @@ where
     }
 
     fn send_chunk(&mut self, length: u64) {
-        let started = Instant::now();
-        let (mut items, mut count, mut bytes) = (Vec::new(), 0, Vec::new());
-        while let Some(input) = &mut self.input
-            && u64::from(count) < length
-            && items.len() < MAX_CHUNK_BYTES
-            && (count == 0 || started.elapsed() < MAX_FILL_TIME)
-        {
-            let Some(item) = input.next() else {
-                self.input = None;
-                break;
-            };
-            bytes.clear();
-            let encoded = match self.items {
-                Items::Arguments => encoded::encode(&(item,), &mut bytes, "the arguments"),
-                Items::Tuples => encoded::encode(&item, &mut bytes, "the arguments"),
-            };
-            if let Err(error) = encoded {
-                let first = self.next_item + u64::from(count);
-                let content = Content::Lost(error);
-                self.unsendable = Some(Batch { chunk: u64::MAX, first, count: 1, content });
-                break;
-            }
-            protocol::push(&mut items, &bytes);
-            count += 1;
+        let (mut items, mut count) = (Vec::new(), 0);
+        // The input is user code. A panic of it, or of the encoding, is kept for later.
+        let taken = catch_unwind(AssertUnwindSafe(|| self.take_items(length, &mut items, &mut count)));
+        if let Err(panic) = taken {
+            self.input = None;
+            self.panic = Mutex::new(Some(panic));
         }
         if count > 0 {
             self.submit(items, count);
@@ -237,6 +250,38 @@ where
         if let Some(batch) = self.unsendable.take() {
             self.next_item += 1;
             self.admit(batch);
+        }
+    }
+
+    /// Takes items from the input, at most so many, and encodes them.
+    fn take_items(&mut self, length: u64, items: &mut Vec<u8>, count: &mut u32) {
+        let (started, mut bytes) = (Instant::now(), Vec::new());
+        while let Some(input) = &mut self.input
+            && u64::from(*count) < length
+            && items.len() < MAX_CHUNK_BYTES
+        {
+            let asked = Instant::now();
+            if *count > 0 && asked.duration_since(started) >= MAX_FILL_TIME {
+                break;
+            }
+            let Some(item) = input.next() else {
+                self.input = None;
+                break;
+            };
+            self.input_time = asked.elapsed();
+            bytes.clear();
+            let encoded = match self.items {
+                Items::Arguments => encoded::encode(&(item,), &mut bytes, "the arguments"),
+                Items::Tuples => encoded::encode(&item, &mut bytes, "the arguments"),
+            };
+            if let Err(error) = encoded {
+                let first = self.next_item + u64::from(*count);
+                let content = Content::Lost(error);
+                self.unsendable = Some(Batch { chunk: u64::MAX, first, count: 1, content });
+                break;
+            }
+            protocol::push(items, &bytes);
+            *count += 1;
         }
     }
 

@@ -15,6 +15,7 @@ mod calls;
 mod faults;
 mod forked_copy;
 mod hosts;
+mod inputs;
 mod keys;
 mod late;
 mod link;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         faults::trials(),
         forked_copy::trials(),
         hosts::trials(),
+        inputs::trials(),
         late::trials(),
         links::trials(),
         pending::trials(),

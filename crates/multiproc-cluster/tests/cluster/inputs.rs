@@ -1,0 +1,55 @@
+//! Inputs that block or panic.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::Duration;
+
+use multiproc::Result;
+
+use crate::server::Server;
+use crate::support::{Outcome, trials, wait_until};
+use crate::work::square;
+
+trials![
+    a_result_that_is_there_comes_before_another_item_of_a_slow_input,
+    a_panic_of_the_input_comes_after_the_results_of_the_items_before,
+];
+
+/// The second result may not be there when it is asked for, so there are several attempts.
+fn a_result_that_is_there_comes_before_another_item_of_a_slow_input() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("slow");
+    wait_until("a result comes before the third item is taken", || {
+        let taken = Cell::new(0);
+        let input = (0..3).inspect(|_| {
+            thread::sleep(Duration::from_millis(20)); // longer than a chunk waits for more items
+            taken.set(taken.get() + 1);
+        });
+        let mut results = pool.options().buffer_size(2).imap(square, input);
+        assert_eq!(results.next().unwrap().unwrap(), 0);
+        wait_until("both tasks are done", || pool.stats().pending == 0);
+        assert_eq!(results.next().unwrap().unwrap(), 1);
+        let taken_by_then = taken.get();
+        assert_eq!(results.next().unwrap().unwrap(), 4);
+        taken_by_then == 2
+    });
+    Ok(())
+}
+
+fn a_panic_of_the_input_comes_after_the_results_of_the_items_before() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("panics");
+    let input = || (0..1000).inspect(|&number| assert!(number != 700, "no more"));
+    let mut results = pool.imap(square, input());
+    let before = catch_unwind(AssertUnwindSafe(|| results.by_ref().take(700).collect::<Result<Vec<_>>>()));
+    let before = before.map_err(|_| "the panic comes before the results")??;
+    assert!(before.into_iter().eq((0..700).map(square)));
+    let panic = catch_unwind(AssertUnwindSafe(|| results.next())).expect_err("there is no panic");
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"no more"));
+    assert!(results.next().is_none());
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.map(square, input()))).is_err());
+    Ok(())
+}
