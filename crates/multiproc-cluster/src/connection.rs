@@ -20,6 +20,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to connect again.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
+/// A server with a lower `max_payload` is refused: its messages would hardly have room for more than their headers.
+const MIN_MAX_PAYLOAD: usize = 2 * MAX_HEADER_LEN;
+/// More than what a message has besides items or results.
+const MAX_HEADER_LEN: usize = 4096;
+
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) client: Client,
@@ -55,6 +60,16 @@ impl Connection {
                 is_final: is_final(&error),
                 error: encoded::unreachable(format!("cannot connect to {}: {error}", without_secrets(url))),
             })?;
+        let max_payload = client.max_payload();
+        if max_payload < MIN_MAX_PAYLOAD {
+            return Err(Refusal {
+                is_final: true,
+                error: encoded::unreachable(format!(
+                    "cannot use {}: its `max_payload` is {max_payload} bytes, and must be at least {MIN_MAX_PAYLOAD}",
+                    without_secrets(url)
+                )),
+            });
+        }
         let context = jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
@@ -106,7 +121,7 @@ impl Connection {
     /// The bytes that a message may have besides its header; larger ones go to the object store, in parts of that
     /// size. Not zero, whatever the server says.
     pub(crate) fn max_payload(&self) -> usize {
-        self.client.max_payload().min(512 * 1024).saturating_sub(4096).max(1024)
+        self.client.max_payload().min(512 * 1024).saturating_sub(MAX_HEADER_LEN).max(1024)
     }
 }
 
@@ -237,6 +252,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::fake_broker;
 
     #[test]
     fn an_answer_is_lost_with_the_connection_that_has_the_question_and_with_no_other() {
@@ -249,6 +265,13 @@ mod tests {
                 assert_eq!(end.as_mut().now_or_never().is_some(), is_lost, "asked at {asked}, now {now}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_of_tiny_messages_is_refused() {
+        let refused = fake_broker::connect(8191, |_| Vec::new()).await.err().expect("it is not refused");
+        assert!(refused.to_string().contains("`max_payload` is 8191 bytes"), "{refused}");
+        assert!(fake_broker::connect(8192, |_| Vec::new()).await.is_ok());
     }
 
     #[test]

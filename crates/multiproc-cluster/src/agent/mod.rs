@@ -55,7 +55,8 @@ impl AgentOptions {
         self
     }
 
-    /// The host's name in errors and in [`Pool::hosts`](crate::Pool::hosts). Default: the machine's.
+    /// The host's name in errors and in [`Pool::hosts`](crate::Pool::hosts), of at most 255 bytes. Default: the
+    /// machine's.
     pub fn host(mut self, name: &str) -> Self {
         self.host = Some(name.to_owned());
         self
@@ -118,6 +119,9 @@ pub fn init() {
     exit(1);
 }
 
+/// That of a name in DNS. It is part of most messages.
+const MAX_HOST_LEN: usize = 255;
+
 /// Serves the pools of all callers that run this program. Call it after [`multiproc::init`], in a program with
 /// a command line of its own; [`init`] does it for others.
 ///
@@ -125,9 +129,15 @@ pub fn init() {
 /// with the process: the work that it has is given to others after the lease.
 ///
 /// # Errors
-/// When the server refuses the credentials or has no valid certificate, when the account lacks a permission,
-/// or when the local pool cannot start or keep its workers.
+/// When the server refuses the credentials or has no valid certificate, when its `max_payload` is below 8 KiB, when the
+/// account lacks a permission, when the host's name is longer than 255 bytes, or when the local pool cannot start or
+/// keep its workers.
 pub fn agent(options: AgentOptions) -> Result<Infallible> {
+    let host = options.host.clone().unwrap_or_else(machine_name);
+    if host.len() > MAX_HOST_LEN {
+        let what = format!("the host's name has {} bytes, and may have {MAX_HOST_LEN}", host.len());
+        return Err(encoded::invalid(what));
+    }
     let build = build_id::own()?;
     let workers = match options.workers {
         Some(count) => count,
@@ -146,7 +156,7 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
         let (failure, mut failed) = mpsc::channel(1);
         let agent = Arc::new(Agent {
             id: connection.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned(),
-            host: options.host.unwrap_or_else(machine_name),
+            host,
             build,
             workers,
             pool,
@@ -328,5 +338,18 @@ impl fmt::Debug for AgentOptions {
             .field("host", &self.host)
             .field("workers", &self.workers)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_name_is_no_longer_than_one_of_dns() {
+        // A second error of the options: it does not get far with a name that it may have.
+        let options = AgentOptions::new("nats://127.0.0.1:1").workers(0);
+        let Err(error) = agent(options.host(&"h".repeat(256)));
+        assert!(error.to_string().contains("name has 256 bytes"), "{error}");
     }
 }

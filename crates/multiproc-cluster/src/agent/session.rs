@@ -175,7 +175,7 @@ impl Served {
         request: &Request,
         results: &[u8],
     ) -> Option<Reply> {
-        while results.len() <= connection.max_payload() {
+        while fits(connection, request, results) {
             if let Some(reply) = self.try_ask(connection, request, results).await {
                 return Some(reply);
             }
@@ -193,6 +193,13 @@ impl Served {
         tokio::time::sleep((self.lease / 20).min(Duration::from_millis(200))).await;
         None
     }
+}
+
+/// Whether a request is no larger than a message may be, and its results are worth no object.
+fn fits(connection: &Connection, request: &Request, results: &[u8]) -> bool {
+    let header = protocol::join(request, &[]).map_or(usize::MAX, |message| message.len());
+    results.len() <= connection.max_payload()
+        && header.saturating_add(results.len()) <= connection.client.max_payload()
 }
 
 /// Ends chunks that the caller withdraws.
@@ -297,6 +304,26 @@ mod tests {
             assert_eq!(tokio::spawn(run).await.is_ok(), is_finished.is_some());
             let end = ended.wait_for(Option::is_some).now_or_never().expect("it runs").map(|end| *end);
             assert_eq!(end.ok(), Some(Some(is_finished == Some(true))));
+        }
+    }
+
+    /// The client refuses a message that is too large, which would count as no answer.
+    #[tokio::test]
+    async fn what_is_too_large_with_its_header_is_not_handed_in() {
+        let answer = |_: &[u8]| protocol::join(&Reply::Finished, &[]).unwrap();
+        let connection = fake_broker::connect(8192, answer).await.unwrap();
+        let served = served(Duration::from_secs(1));
+        let header = protocol::join(&done(), &[]).unwrap().len();
+        for (host, length, fits) in
+            [(0, 4096, true), (0, 4097, false), (4095, 4096 - header, true), (4096, 4096, false)]
+        {
+            let host = "h".repeat(1 + host);
+            let request = Request::Done { chunk: 1, grant: 0, host, work: Duration::ZERO, object: None };
+            let results = vec![0; length];
+            let handed_in = served.hand_in(&connection, &request, &results);
+            let reply = tokio::time::timeout(Duration::from_secs(60), handed_in).await;
+            let reply = reply.expect("it is tried without end");
+            assert_eq!(reply, fits.then_some(Reply::Finished), "{length}");
         }
     }
 
