@@ -260,8 +260,8 @@ impl<S: 'static> Server<S> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`call`](Self::call). The server has ended then, unless it may not have been asked: the kernel has refused
-    /// something here, this is a forked copy of a process, or a method of the server itself.
+    /// Those of [`call`](Self::call). The server has ended then, unless it may not have been asked: the kernel has
+    /// refused something here, this is a forked copy of a process, or a method of the server itself.
     pub fn stop(self) -> Result<S>
     where
         S: Serialize + DeserializeOwned,

@@ -15,8 +15,7 @@ use crate::sys::poll::Deadline;
 /// A permit is a value that gives itself back when it is dropped, so more permits than there are cannot be
 /// given back. **The permits of a process that ends come back**, however it ends; a thread that waits for
 /// them notices within half a second. Permits are granted in the order of the requests, while no more than 256 threads
-/// wait. Clones
-/// are handles of the same semaphore; a clone travels as an argument of a process or task, and through a
+/// wait. Clones are handles of the same semaphore; a clone travels as an argument of a process or task, and through a
 /// pipe.
 ///
 /// ```

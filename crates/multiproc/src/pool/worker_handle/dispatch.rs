@@ -63,6 +63,11 @@ impl WorkerHandle {
         outcome
     }
 
+    /// Whether a dispatch has woken it since the last call.
+    pub(crate) fn was_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+
     /// Writes a header, and sends the memories that it names and the worker lacks.
     fn begin_header(
         &mut self,

@@ -395,9 +395,4 @@ impl WorkerHandle {
     pub(crate) fn has_unreceived(&self) -> bool {
         self.unreceived.is_some()
     }
-
-    /// Whether it was woken since the last call.
-    pub(crate) fn was_woken(&mut self) -> bool {
-        std::mem::take(&mut self.woken)
-    }
 }
