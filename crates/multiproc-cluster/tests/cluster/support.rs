@@ -1,5 +1,6 @@
 //! Agents, callers and waiting.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -104,7 +105,16 @@ pub(crate) fn agent(url: &str, host: &str, program: &Path) -> Running {
 pub(crate) fn agent_with(url: &str, host: &str, program: &Path, variables: &[(&str, &str)]) -> Running {
     let log = NamedTempFile::new().unwrap();
     let stderr = log.reopen().unwrap();
-    let process = agent_command(url, host, program).envs(variables.iter().copied()).stderr(stderr).spawn();
+    let mut command = agent_command(url, host, program);
+    command.envs(variables.iter().copied()).stderr(stderr);
+    let mut process = None;
+    wait_until("no other child has the program open that was just written", || {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {}
+            spawned => process = Some(spawned.unwrap()),
+        }
+        process.is_some()
+    });
     Running { process: process.unwrap(), log: Some(log) }
 }
 
