@@ -94,9 +94,9 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     ///
     /// # Errors
     /// [`is_disconnected`](crate::Error::is_disconnected) when the other end is gone;
-    /// [`is_codec`](crate::Error::is_codec) when the message cannot be encoded; the kernel's error when it refuses memory
-    /// or a descriptor. The error gives the message back. If the other end was killed while it was busy receiving, up to 64 more messages may be sent
-    /// first.
+    /// [`is_codec`](crate::Error::is_codec) when the message cannot be encoded; the kernel's error when it refuses
+    /// memory or a descriptor. The error gives the message back. If the other end was killed while it was busy
+    /// receiving, up to 64 more messages may be sent first.
     pub fn send(&self, message: S) -> Result<(), SendError<S>> {
         self.put(message, Deadline::Never)
     }

@@ -104,9 +104,9 @@ pub use self::task_handle::{Canceller, TaskHandle};
 /// # When a pool cannot keep its workers
 ///
 /// A pool gives up when the initializer of a worker fails, when a worker does not reach [`init`](crate::init()) before
-/// any worker was ready, and when 20 workers in a row end before they are ready. All its calls then return the error of that worker. While the kernel
-/// refuses new workers, the pool continues with those it has. After 3 seconds without any, its work fails with the
-/// kernel's error until workers can start again.
+/// any worker was ready, and when 20 workers in a row end before they are ready. All its calls then return the error
+/// of that worker. While the kernel refuses new workers, the pool continues with those it has. After 3 seconds without
+/// any, its work fails with the kernel's error until workers can start again.
 ///
 /// ```
 /// use multiproc::Pool;

@@ -20,8 +20,8 @@ use crate::sys::poll::Deadline;
 /// A value that many threads may read at a time, or one may change, in whatever processes.
 ///
 /// Threads get the lock in the order in which they asked for it, so neither readers nor writers starve, while no more
-/// than 1255 have it or wait. Up to 1000 threads read at a time; more of them wait. Clones are handles of the same lock; a clone travels as an
-/// argument of a process or task, and through a pipe.
+/// than 1255 have it or wait. Up to 1000 threads read at a time; more of them wait. Clones are handles of the same
+/// lock; a clone travels as an argument of a process or task, and through a pipe.
 ///
 /// A thread that waits notices within half a second that a reader or writer has died. A writer that died or
 /// panicked poisons the lock; a reader does not. As of a [`Mutex`](super::Mutex), the guards are copies of

@@ -59,8 +59,8 @@ fn messages_beyond_four_gigabytes_are_whole() {
     }
 }
 
-/// The kernel tells a sender of room only once three quarters of a full buffer are free. That may never be: the receiver
-/// may itself wait for this sender.
+/// The kernel tells a sender of room only once three quarters of a full buffer are free. That may never be: the
+/// receiver may itself wait for this sender.
 #[test]
 fn a_sender_that_waits_goes_on_as_soon_as_there_is_room() {
     let (sender, receiver) = PacketSocket::pair().unwrap();
