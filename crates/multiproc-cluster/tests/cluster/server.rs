@@ -1,5 +1,6 @@
 //! A `nats-server` of a test's own.
 
+use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
@@ -205,10 +206,11 @@ impl Server {
 /// `None` if it ends at once.
 fn launch(port: u16, settings: &Settings, folder: &Path) -> Option<Running> {
     let path = folder.display();
+    let name = folder.file_name().unwrap().to_str().unwrap().trim_start_matches('.');
     let Settings { config, limits, .. } = settings;
     let address = settings.address.unwrap_or("127.0.0.1");
     let config = format!(
-        "listen: {address}:{port}\nlog_file: \"{path}/log\"\n\
+        "listen: {address}:{port}\nserver_name: \"{name}\"\nlog_file: \"{path}/log\"\n\
          jetstream {{ store_dir: \"{path}/data\"\n {limits} }}\n{config}\n"
     );
     let file = folder.join("server.conf");
@@ -217,11 +219,19 @@ fn launch(port: u16, settings: &Settings, folder: &Path) -> Option<Running> {
     command.env(EXEC, "nats-server").arg("-c").arg(file);
     let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut process = Running::new(process);
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+    while !answers(port, name) {
         if process.ended().is_some() {
             return None;
         }
         thread::sleep(Duration::from_millis(10));
     }
-    process.ended().is_none().then_some(process)
+    Some(process)
+}
+
+/// Whether the server of this name has the port. Another test's may have got it first.
+fn answers(port: u16, name: &str) -> bool {
+    let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut greeting = String::new();
+    BufReader::new(stream).read_line(&mut greeting).is_ok() && greeting.contains(&format!("\"{name}\""))
 }
