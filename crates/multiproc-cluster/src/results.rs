@@ -253,7 +253,7 @@ where
         }
     }
 
-    /// Takes items from the input, at most so many, and encodes them.
+    /// Takes at most `length` items from the input, and encodes them.
     fn take_items(&mut self, length: u64, items: &mut Vec<u8>, count: &mut u32) {
         let (started, mut bytes) = (Instant::now(), Vec::new());
         while let Some(input) = &mut self.input

@@ -9,9 +9,9 @@ pub(super) struct Contact {
     round_trips: [Duration; REMEMBERED],
 }
 
-/// Of so many answers the fastest says how far the broker is. Others may be slow for a while, behind many results or on
-/// a busy machine: then what hosts say of themselves is late, too. All are slow once the network has become slow, so
-/// that hosts are forgiven at most so often for that.
+/// The fastest of these answers says how far away the broker is. Others may be slow for a while, behind many results or
+/// on a busy machine: then what hosts say of themselves is late, too. Once the network has become slow, all of them are
+/// slow after this number, and hosts are forgiven no longer.
 const REMEMBERED: usize = 32;
 
 impl Contact {
@@ -25,7 +25,7 @@ impl Contact {
         now.saturating_duration_since(self.last)
     }
 
-    /// Notes an answer, to a question that was `asked` then. Returns how long nobody could be heard, if that was for
+    /// Notes an answer, to a question that was `asked` then. Returns how long no host could be heard, if that was for
     /// about half a lease longer than the way to the broker and back takes.
     pub(super) fn note(&mut self, asked: Instant, now: Instant, lease: Duration) -> Option<Duration> {
         let silence = self.silence(now);
@@ -43,7 +43,7 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(2);
 
-    /// Notes answers that took so many milliseconds, after a first one; returns which of them were after a silence.
+    /// Notes answers that took these milliseconds, after a first one; returns which of them were after a silence.
     fn silences(first: u64, round_trips: &[u64]) -> Vec<bool> {
         let mut now = Instant::now();
         let mut contact = Contact::new(now, Duration::from_millis(first));
