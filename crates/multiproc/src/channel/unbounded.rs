@@ -115,7 +115,9 @@ mod tests {
     use nix::sys::stat::fstat;
 
     use super::*;
-    use crate::channel::{Message, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
+    use crate::channel::{Message, PLAIN, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
+    use crate::ipc::frame::encode_header;
+    use crate::ipc::ring::Memory as _;
     use crate::sys::poll::Deadline;
     use crate::sys::socket::Sent;
 
@@ -157,6 +159,24 @@ mod tests {
         assert!(memory() <= (64 << 20) + i64::from(2 * STEP), "{}", memory());
         receiver.receive(1, Deadline::now(), |received| assert!(received == bytes)).unwrap();
         assert!(memory() <= i64::from(3 * STEP), "{}", memory());
+    }
+
+    /// Another process may have overwritten the length, and the memory of 1 GiB would have to be found to read it.
+    #[test]
+    fn a_message_that_was_not_written_is_an_error_and_takes_no_memory() {
+        let (sender, receiver) = channel();
+        let end = receiver.end();
+        send(&sender, 0); // beyond the end of the ring
+        receive(&receiver, 0);
+        let (tail, length) = (end.endpoint.position(), 1 << 30);
+        let header = end.ring.ranges(tail.bytes, tail.bytes + 8)[0].0;
+        end.memory().write(header, &encode_header(length, PLAIN));
+        sender.end().endpoint.publish(tail.after(length));
+        let received = receiver.receive(1, Deadline::now(), |_| panic!("it was not sent"));
+        assert!(received.unwrap_err().is_codec());
+        assert!(has_no_other_memory(end));
+        send(&sender, 1);
+        receive(&receiver, 1);
     }
 
     #[test]

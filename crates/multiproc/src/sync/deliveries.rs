@@ -213,6 +213,13 @@ impl Deliveries {
         usize::try_from(u64::from_ne_bytes(length)).unwrap_or(usize::MAX).min(self.place() - LENGTH)
     }
 
+    /// The same, but 0 where that many bytes were not written: a process has overwritten the length.
+    fn written_length(&self, index: usize) -> usize {
+        let length = self.length(index);
+        let (memory, offset) = self.shared.range(index * self.place() + LENGTH, length);
+        if memfd::is_written(memory, offset, length) { length } else { 0 }
+    }
+
     /// To be called while the slot is not free, or under the lock.
     fn release_memory(&self, index: usize) {
         let (memory, start) = self.shared.range(index * self.place(), self.place());
@@ -234,7 +241,7 @@ impl Deliveries {
     }
 
     fn take(&self, oldest: Entry) -> Result<(Taken, Vec<u8>)> {
-        let length = self.length(oldest.index);
+        let length = self.written_length(oldest.index);
         let mut bytes = memfd::try_with_capacity(length)?;
         bytes.resize(length, 0);
         self.shared.load_slice(oldest.index * self.place() + LENGTH, &mut bytes);

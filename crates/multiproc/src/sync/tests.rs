@@ -90,6 +90,20 @@ fn an_item_is_acknowledged_or_given_up_though_the_lock_is_held() {
 }
 
 /// As the one above: a wait that has a deadline ends then, before and after it has become a waiter.
+/// Another process may have overwritten its length, and the memory of 1 GiB would have to be found to read it.
+#[test]
+fn an_item_that_was_not_written_is_empty_and_takes_no_memory() {
+    let queue = Deliveries::create(1, true).unwrap();
+    queue.send(b"item", Deadline::now(), || false).unwrap();
+    queue.shared.store_slice(0, &(1_u64 << 30).to_ne_bytes());
+    let blocks = || fstat(queue.shared.range(0, 1).0).unwrap().st_blocks;
+    let before = blocks();
+    let Next::Item(_, bytes) = queue.receive(Deadline::now(), || false).unwrap() else {
+        panic!("no item");
+    };
+    assert_eq!((bytes.len(), blocks()), (0, before));
+}
+
 #[test]
 fn a_timed_wait_ends_though_the_lock_is_held() {
     let (mutex, condvar) = (Mutex::new(0_u8).unwrap(), Condvar::new().unwrap());

@@ -11,6 +11,7 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
+use nix::unistd::{Whence, lseek};
 
 use super::failpoint::{self, Failpoint};
 use crate::error::{Error, Result};
@@ -43,6 +44,20 @@ pub(crate) fn read(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>
     append(fd, length, &mut bytes)?;
     Ok(bytes)
 }
+
+/// Whether a range has no hole, that is memory which no process has written. It counts as written if it is short, or
+/// if the kernel cannot tell.
+///
+/// Another process chooses the length of a message. Reading a hole would have the kernel find memory for it: so would
+/// a few bytes of a faulty or hostile process cost the reader gigabytes, and seconds.
+pub(crate) fn is_written(fd: impl AsFd, offset: usize, length: usize) -> bool {
+    let end = offset.saturating_add(length);
+    let hole = || lseek(fd, libc::off_t::try_from(offset).ok()?, Whence::SeekHole).ok();
+    length < WORTH_CHECKING || hole().is_none_or(|hole| usize::try_from(hole).is_ok_and(|hole| hole >= end))
+}
+
+/// From this length on, a message is checked for [holes](is_written).
+pub(crate) const WORTH_CHECKING: usize = 1024 * 1024;
 
 /// A vector with room for a message. Another process chooses the length, so a lack of memory is an error.
 pub(crate) fn try_with_capacity(length: usize) -> Result<Vec<u8>> {
@@ -108,12 +123,16 @@ fn change_pages(fd: impl AsFd, how: FallocateFlags, offset: usize, length: usize
     }
 }
 
-/// Checks that another process's memfd holds `length` bytes, more than 0.
+/// Checks that another process has written `length` bytes, more than 0, to its memfd.
 pub(super) fn check_length(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> {
     let size = size_if_unshrinkable(fd.as_fd())?;
-    NonZeroUsize::new(length)
+    let length = NonZeroUsize::new(length)
         .filter(|length| size >= length.get() as u64)
-        .ok_or_else(|| Error::decode("a message", format!("{length} bytes announced, {size} sent")))
+        .ok_or_else(|| Error::decode("a message", format!("{length} bytes announced, {size} sent")))?;
+    if is_written(fd, 0, length.get()) {
+        return Ok(length);
+    }
+    Err(Error::decode("a message", format!("{length} bytes announced, fewer written")))
 }
 
 /// The size in bytes of another process's memfd, which cannot shrink: a seal says so.

@@ -47,6 +47,7 @@ impl Content {
         }
         let (memory, length) = announced(&packet, descriptors)?;
         if length >= WORTH_MAPPING
+            && memfd::is_written(&memory, 0, length)
             && let Some(length) = NonZeroUsize::new(length)
             && let Some(permit) = SpillPermit::for_mapping()
             && let Ok(memory) = ImmutableMemory::open(memory.as_fd(), length)
@@ -99,7 +100,7 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
 }
 
 /// The spilled memory of a packet, and the length of its message.
-fn announced(packet: &[u8], descriptors: &mut Vec<OwnedFd>) -> Result<(OwnedFd, usize)> {
+pub(super) fn announced(packet: &[u8], descriptors: &mut Vec<OwnedFd>) -> Result<(OwnedFd, usize)> {
     let length = packet.get(1..).and_then(<[u8]>::first_chunk).copied().map(u64::from_le_bytes);
     let (Some(length), Some(memory)) = (length, descriptors.pop()) else {
         return Err(Error::decode("a packet", "its length or its memory is missing"));

@@ -1,7 +1,8 @@
 //! Packets: messages of every size, spilled memory, and bytes that are no packet.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -10,10 +11,12 @@ use nix::unistd::gettid;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::content::announced;
 use super::message::PERMITS;
 use super::*;
 use crate::ipc::memfd_cache;
 use crate::sys::immutable;
+use crate::sys::mapping::SharedMapping;
 use crate::sys::memfd;
 use crate::testing::{any_bytes, any_word, cases, descriptors};
 
@@ -51,9 +54,11 @@ fn messages_beyond_four_gigabytes_are_whole() {
         let file = File::from(memfd_cache::write(b"begin").unwrap().fd);
         file.write_all_at(b"end", size - 3).unwrap();
         let packet = [&[IN_MEMORY][..], &size.to_le_bytes()].concat();
-        let content = Content::of(packet, 0, &mut vec![file.into()]).unwrap();
-        content.with_bytes(|bytes| {
-            assert_eq!(bytes.len() as u64, size);
+        let (memory, length) = announced(&packet, &mut vec![file.into()]).unwrap();
+        assert_eq!(length as u64, size);
+        // A message with a hole is refused, so it is mapped as other shared memory.
+        let mapping = SharedMapping::open(memory.as_fd(), NonZeroUsize::new(length).unwrap()).unwrap();
+        mapping.with_bytes(0, length, |bytes| {
             assert!(bytes.starts_with(b"begin") && bytes.ends_with(b"\0end"));
         });
     }
@@ -96,6 +101,30 @@ fn content_to_keep_is_private_or_sealed() {
     let many: Vec<_> = (0..PERMITS + 3).map(|_| keep(immutable::store(&bytes).unwrap())).collect();
     let is_mapped = |content: &&Content| matches!(content, Content::Immutable { .. });
     assert!((1..=PERMITS).contains(&many.iter().filter(is_mapped).count()));
+}
+
+/// A process may announce more than it has written: its sparse memory would become the receiver's.
+#[test]
+fn spilled_memory_with_a_hole_is_an_error() {
+    let bytes = vec![7; WORTH_MAPPING.max(memfd::WORTH_CHECKING)];
+    let length = 2 * bytes.len();
+    let packet = [&[IN_MEMORY][..], &(length as u64).to_le_bytes()].concat();
+    let sparse = || {
+        let memory = File::from(memfd::write(&bytes).unwrap());
+        memory.set_len(length as u64).unwrap();
+        memory
+    };
+    let sealed =
+        || immutable::ImmutableMemory::seal(sparse().into(), NonZeroUsize::new(length).unwrap()).unwrap().1;
+    for memory in [sparse(), File::from(sealed())] {
+        let blocks = || memory.metadata().unwrap().blocks();
+        let before = blocks();
+        let memories = || vec![memory.try_clone().unwrap().into()];
+        assert!(Content::of(packet.clone(), 0, &mut memories()).unwrap_err().is_codec());
+        assert!(Content::to_keep(packet.clone(), 0, &mut memories()).unwrap_err().is_codec());
+        assert!(unpack(&packet, memories()).unwrap_err().is_codec());
+        assert_eq!(blocks(), before);
+    }
 }
 
 fn received(link: &PacketSocket) -> Vec<u8> {

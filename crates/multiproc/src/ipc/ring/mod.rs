@@ -17,6 +17,7 @@ use crate::ipc::frame::{
 };
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::memfd::WORTH_CHECKING;
 
 /// Memory that several processes may map.
 pub(crate) trait Memory {
@@ -34,6 +35,10 @@ pub(crate) trait Memory {
     }
     /// Prefetches the cache line at an offset.
     fn prefetch(&self, _offset: usize) {}
+    /// Whether a range has the memory that a process spent to write it.
+    fn is_written(&self, _offset: usize, _length: usize) -> bool {
+        true
+    }
 }
 
 /// A range of shared memory used as a ring. The positions are kept elsewhere.
@@ -265,8 +270,12 @@ impl Ring {
         if next.bytes.wrapping_sub(head.bytes) > end.wrapping_sub(head.bytes) {
             return None;
         }
+        let (offset, length) = (offset + HEADER_SIZE as usize, length as usize);
+        if length >= WORTH_CHECKING && !memory.is_written(offset, length) {
+            return None;
+        }
         *head = next;
-        Some(memory.read(offset + HEADER_SIZE as usize, length as usize, |bytes| read(kind, bytes)))
+        Some(memory.read(offset, length, |bytes| read(kind, bytes)))
     }
 
     /// Prefetches the frame at `head`. Called while the reader waits, so that the frame's first cache line

@@ -86,6 +86,11 @@ impl Memory for SharedMemory {
     fn prefetch(&self, offset: usize) {
         self.mapping.prefetch(offset);
     }
+
+    #[cold]
+    fn is_written(&self, offset: usize, length: usize) -> bool {
+        memfd::is_written(&self.memory, offset, length)
+    }
 }
 
 impl Serialize for SharedMemory {
