@@ -32,9 +32,9 @@ fn ends(stats: &WorkerStats) -> [u64; 4] {
     [stats.died, stats.timed_out, stats.cancelled, told_to_exit(stats).iter().sum()]
 }
 
-/// Those that were told to exit: recycled, overgrown, idled out, dismissed, shut down.
+/// Those that were told to exit: recycled, overgrown, idled out, scaled_down, shut down.
 fn told_to_exit(stats: &WorkerStats) -> [u64; 5] {
-    [stats.recycled, stats.overgrown, stats.idled_out, stats.dismissed, stats.shut_down]
+    [stats.recycled, stats.overgrown, stats.idled_out, stats.scaled_down, stats.shut_down]
 }
 
 fn tasks(stats: &WorkerStats) -> [u64; 3] {
@@ -186,7 +186,7 @@ fn the_work_of_former_workers_is_kept() -> Outcome {
     let pool = Pool::new(3)?;
     pool.map(square, 0..1_000)?;
     pool.resize(1)?;
-    eventually("two workers have ended", || pool.stats().total().dismissed == 2);
+    eventually("two workers have ended", || pool.stats().total().scaled_down == 2);
     let stats = pool.stats();
     assert_eq!(told_to_exit(&stats.total()), [0, 0, 0, 2, 0]);
     assert_eq!((tasks(&stats.total()), stats.workers.len()), ([1_000, 0, 0], 3));

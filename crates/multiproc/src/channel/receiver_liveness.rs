@@ -62,7 +62,7 @@ impl SenderCore {
             return endpoint.peer_hung_up();
         }
         // Adding the two is safe: two ticks differ by far more nanoseconds than the exits seen in between.
-        let now = clock::ticks().wrapping_add(observed_exits().into());
+        let now = clock::coarse_nanos().wrapping_add(observed_exits().into());
         if newly_taken > 0 || self.0.liveness.asked_at.load(Relaxed) == now {
             return Ok(false);
         }

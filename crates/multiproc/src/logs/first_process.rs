@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::delivery::Delivery;
+use super::progress::LogProgress;
 use super::filter::Filter;
 use super::reader::LogReader;
 use super::record::SentRecord;
@@ -18,10 +18,10 @@ use crate::sys::process_local::ProcessLocal;
 use crate::sys::signals::with_signals_blocked;
 
 /// A forked copy of this process has no thread that delivers, until it starts its own.
-static DELIVERY: ProcessLocal<Mutex<Option<Arc<Delivery>>>> = ProcessLocal::new(|_| Mutex::default());
+static PROGRESS: ProcessLocal<Mutex<Option<Arc<LogProgress>>>> = ProcessLocal::new(|_| Mutex::default());
 
 /// After some records the thread sleeps for this time, so that writers need not wake it for each.
-const NAP: Duration = Duration::from_millis(1);
+const BATCH_DELAY: Duration = Duration::from_millis(1);
 /// The longest sleep: a writer may have been killed before it woke the thread.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -34,31 +34,31 @@ thread_local! {
 /// thread, when a start should not fail for its records.
 pub(super) fn link() -> Option<LogLink> {
     let filter = Filter::of_this_process()?;
-    let mut delivery = lock(DELIVERY.get());
-    let delivery = match &mut *delivery {
-        Some(delivery) => delivery,
+    let mut progress = lock(PROGRESS.get());
+    let progress = match &mut *progress {
+        Some(progress) => progress,
         none => none.insert(start().ok()?),
     };
-    Some(LogLink { ring: delivery.ring.clone(), filter })
+    Some(LogLink { ring: progress.ring.clone(), filter })
 }
 
-fn start() -> Result<Arc<Delivery>> {
-    let delivery = Arc::new(Delivery::new(LogRing::create()?));
+fn start() -> Result<Arc<LogProgress>> {
+    let progress = Arc::new(LogProgress::new(LogRing::create()?));
     let run = {
-        let delivery = Arc::clone(&delivery);
-        move || forward(&delivery)
+        let progress = Arc::clone(&progress);
+        move || forward(&progress)
     };
     let thread = thread::Builder::new().name("mp-log".to_owned());
     let started = with_signals_blocked(|| thread.spawn(run));
-    started.map(|_| delivery).map_err(|error| Error::io("start a thread", &error))
+    started.map(|_| progress).map_err(|error| Error::io("start a thread", &error))
 }
 
-fn forward(delivery: &Arc<Delivery>) -> ! {
+fn forward(progress: &Arc<LogProgress>) -> ! {
     DELIVERS.set(true);
-    let mut reader = LogReader::new(Arc::clone(delivery));
+    let mut reader = LogReader::new(Arc::clone(progress));
     loop {
         if pass_on(&mut reader) {
-            delivery.nap(NAP);
+            progress.sleep_unless_awaited(BATCH_DELAY);
         } else {
             reader.wait(CHECK_INTERVAL);
         }
@@ -71,9 +71,9 @@ fn forward(delivery: &Arc<Delivery>) -> ! {
 ///
 /// Only the thread `mp-log` calls the logger: the caller may hold a lock that the logger needs.
 pub(crate) fn deliver(deadline: Deadline) {
-    let delivery = lock(DELIVERY.get()).clone();
-    if let Some(delivery) = delivery.filter(|_| !DELIVERS.get()) {
-        delivery.wait(deadline);
+    let progress = lock(PROGRESS.get()).clone();
+    if let Some(progress) = progress.filter(|_| !DELIVERS.get()) {
+        progress.wait(deadline);
     }
 }
 

@@ -5,7 +5,7 @@
 //! passes the records to its logger. A thread that joins a child waits for it, for a limited time.
 
 mod child;
-mod delivery;
+mod progress;
 mod filter;
 mod first_process;
 mod reader;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_core::de::DeserializeOwned;
 
-use super::completions::OnArrival;
-use super::dispatcher::CountedWaker;
+use super::wake_list::ArrivalWaker;
+use super::pool_core::CountedWaker;
 use super::task_handle::TaskHandle;
 use crate::error::Result;
 use crate::sys::poll::Deadline;
@@ -67,15 +67,15 @@ use crate::sys::private_mutex::PrivateMutex;
 /// ```
 pub fn as_completed<R: DeserializeOwned>(handles: impl IntoIterator<Item = TaskHandle<R>>) -> AsCompleted<R> {
     let arrivals = Arc::new(Arrivals::default());
-    let count = |handle: TaskHandle<R>| Some((handle.dispatcher.count_waker(), handle));
+    let count = |handle: TaskHandle<R>| Some((handle.core.count_waker(), handle));
     let handles: Vec<_> = handles.into_iter().map(count).collect();
     let mut checked = None;
     for (index, (_, handle)) in handles.iter().flatten().enumerate() {
         let waker = Waker::from(Arc::new(Arrival { index, arrivals: Arc::clone(&arrivals) }));
-        handle.dispatcher.wake_at_arrival(&handle.call, OnArrival::Own(waker.clone()));
+        handle.core.wake_at_arrival(&handle.call, ArrivalWaker::Internal(waker.clone()));
         // Once a pool: a thousand handles are mostly of one.
-        if checked.replace(&handle.dispatcher).is_none_or(|last| !Arc::ptr_eq(last, &handle.dispatcher)) {
-            handle.dispatcher.check();
+        if checked.replace(&handle.core).is_none_or(|last| !Arc::ptr_eq(last, &handle.core)) {
+            handle.core.check();
         }
         if handle.is_settled() {
             waker.wake(); // the pool has not called it

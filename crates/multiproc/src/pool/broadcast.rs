@@ -64,7 +64,7 @@ impl<M> Pool<M> {
             let body = Body::OutOfLine(Box::new(Message::new(bytes.clone(), descriptors.clone())?));
             Ok(Chunk::new(&call, first, 1, Memories::NONE, body))
         };
-        let count = self.dispatcher.broadcast(initializer, chunk_for_worker)?;
+        let count = self.core.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)
     }
 
@@ -73,8 +73,8 @@ impl<M> Pool<M> {
         let mut buffer = ReorderBuffer::new(ResultOrder::Input);
         let mut results = Vec::new();
         while buffer.returned() < count {
-            self.dispatcher.check_not_forked()?;
-            self.dispatcher.become_driver(false).wait_until(Deadline::Never, || call.has_arrived());
+            self.core.check_not_forked()?;
+            self.core.become_driver(false).wait_until(Deadline::Never, || call.has_arrived());
             call.take().into_iter().for_each(|batch| buffer.add(batch));
             while buffer.begin_span() {
                 let run = std::iter::from_fn(|| buffer.next::<R>());

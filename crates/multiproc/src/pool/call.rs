@@ -17,14 +17,14 @@ use crate::ipc::frame::{Frames, as_u32, frame_size};
 use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::logs::FirstItem;
-use crate::pool::completions::{Completions, OnArrival};
+use crate::pool::wake_list::{ArrivalWaker, WakeList};
 use crate::pool::retry_policy::RetryPolicy;
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::sys::private_mutex::PrivateMutex;
 use crate::task::TaskId;
 use crate::trace;
 
-/// The state that a call shares with the pool's dispatcher.
+/// The state that a call shares with the [`PoolCore`](crate::pool::pool_core::PoolCore).
 pub(crate) struct Call {
     pub(crate) header: TaskHeader,
     pub(crate) options: Options,
@@ -80,9 +80,9 @@ struct Inbox {
     /// Freed with the first batch.
     permit: Option<PendingPermit>,
     /// Called at the next batch.
-    on_arrival: Option<(OnArrival, Arc<Completions>)>,
+    on_arrival: Option<(ArrivalWaker, Arc<WakeList>)>,
     /// Called then, too: of threads that wait for several things.
-    watchers: Vec<(Waker, Arc<Completions>)>,
+    watchers: Vec<(Waker, Arc<WakeList>)>,
     /// The caller has dropped the results.
     abandoned: bool,
 }
@@ -204,33 +204,33 @@ impl Call {
             return;
         }
         inbox.batches.push_back(batch);
-        if let Some((waker, completions)) = inbox.on_arrival.take() {
-            completions.add(waker);
+        if let Some((waker, wake_list)) = inbox.on_arrival.take() {
+            wake_list.add(waker);
         }
-        for (waker, completions) in inbox.watchers.drain(..) {
-            completions.add(OnArrival::Own(waker));
+        for (waker, wake_list) in inbox.watchers.drain(..) {
+            wake_list.add(ArrivalWaker::Internal(waker));
         }
     }
 
     /// Has the waker called at the next batch; not if there is one. The latest waker counts.
-    pub(crate) fn wake_at_arrival(&self, waker: OnArrival, completions: &Arc<Completions>) {
+    pub(crate) fn wake_at_arrival(&self, waker: ArrivalWaker, wake_list: &Arc<WakeList>) {
         let Some(mut inbox) = self.inbox.lock() else { return };
         if !inbox.batches.is_empty() {
             return;
         }
-        let replaced = inbox.on_arrival.replace((waker, Arc::clone(completions)));
+        let replaced = inbox.on_arrival.replace((waker, Arc::clone(wake_list)));
         drop(inbox);
         drop(replaced); // may run foreign code, which may use this call
     }
 
     /// Has the waker of a thread called at the next batch, beside others; not if there is one.
     /// Returns whether that is new.
-    pub(crate) fn watch(&self, waker: &Waker, completions: &Arc<Completions>) -> bool {
+    pub(crate) fn watch(&self, waker: &Waker, wake_list: &Arc<WakeList>) -> bool {
         let Some(mut inbox) = self.inbox.lock() else { return false };
         let is_known = inbox.watchers.iter().any(|(known, _)| known.will_wake(waker));
         let is_new = inbox.batches.is_empty() && !is_known;
         if is_new {
-            inbox.watchers.push((waker.clone(), Arc::clone(completions)));
+            inbox.watchers.push((waker.clone(), Arc::clone(wake_list)));
         }
         is_new
     }

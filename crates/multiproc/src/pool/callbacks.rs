@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
 use super::call::Call;
-use super::completions::OnArrival;
-use super::dispatcher::{CountedWaker, Dispatcher};
+use super::wake_list::ArrivalWaker;
+use super::pool_core::{CountedWaker, PoolCore};
 use crate::callback_thread::CallbackThread;
 use crate::error::Result;
 
@@ -15,17 +15,17 @@ static CALLBACKS: CallbackThread<Callback> = CallbackThread::new("mp-callbacks",
 
 /// Has the thread call `callback` when a result of the call has arrived, or at once if that was taken.
 pub(super) fn when_arrived(
-    dispatcher: &Arc<Dispatcher>,
+    core: &Arc<PoolCore>,
     call: &Call,
     was_taken: bool,
     callback: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
-    dispatcher.check_not_forked()?;
+    core.check_not_forked()?;
     CALLBACKS.start()?;
-    let pending: (Callback, _) = (Box::new(callback), dispatcher.count_waker());
+    let pending: (Callback, _) = (Box::new(callback), core.count_waker());
     let waker = Waker::from(Arc::new(Pending(Mutex::new(Some(pending)))));
-    dispatcher.wake_at_arrival(call, OnArrival::Own(waker.clone()));
-    dispatcher.check();
+    core.wake_at_arrival(call, ArrivalWaker::Internal(waker.clone()));
+    core.check();
     if was_taken || call.has_arrived() {
         waker.wake(); // the pool has not called it
     }

@@ -24,7 +24,7 @@ mod initializers;
 mod reorder;
 mod results;
 
-mod dispatcher;
+mod pool_core;
 
 mod recording;
 
@@ -44,7 +44,7 @@ pub(crate) mod state;
 
 mod call;
 mod chunk;
-mod completions;
+mod wake_list;
 mod retry_policy;
 mod stats;
 pub(crate) mod worker_rings;
@@ -56,7 +56,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::dispatcher::Dispatcher;
+use self::pool_core::PoolCore;
 use crate::error::{Error, Result};
 use crate::logs;
 use crate::sys::fork_detect::OriginalProcess;
@@ -65,7 +65,7 @@ use crate::sys::poll::Deadline;
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
 pub use self::cancellation::is_cancelled;
-pub(crate) use self::dispatcher::CountedWaker;
+pub(crate) use self::pool_core::CountedWaker;
 pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
 #[cfg(feature = "async")]
@@ -144,7 +144,7 @@ pub use self::task_handle::{Canceller, TaskHandle};
 /// }
 /// ```
 pub struct Pool<M = NoState> {
-    dispatcher: Arc<Dispatcher>,
+    core: Arc<PoolCore>,
     kind: PhantomData<fn(M)>,
     thread: Option<JoinHandle<()>>,
     /// The process that created the pool. A forked copy has neither this thread nor the workers.
@@ -171,7 +171,7 @@ impl Pool {
 impl<M> Pool<M> {
     /// Options for one call: a time limit, a grace, retries, a priority, a buffer size.
     pub fn options(&self) -> CallOptions<'_, M> {
-        CallOptions::new(&self.dispatcher)
+        CallOptions::new(&self.core)
     }
 
     /// Keeps `workers` workers from now on. Does not block: missing ones are started, and surplus ones are
@@ -196,12 +196,12 @@ impl<M> Pool<M> {
         if workers == 0 {
             return Err(Error::invalid("`workers` must be at least 1"));
         }
-        self.dispatcher.resize(workers)
+        self.core.resize(workers)
     }
 
     /// The process ids of the current workers, without those that are shutting down.
     pub fn worker_pids(&self) -> Vec<u32> {
-        self.dispatcher.worker_pids()
+        self.core.worker_pids()
     }
 
     /// What the workers have done so far, and how they ended. Does not block. It costs nothing until it is
@@ -215,7 +215,7 @@ impl<M> Pool<M> {
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn stats(&self) -> PoolStats {
-        self.dispatcher.stats()
+        self.core.stats()
     }
 
     /// Refuses new work: a later call is an error. Submitted work still runs. Does not block.
@@ -223,7 +223,7 @@ impl<M> Pool<M> {
     /// A [`map`](Self::map) in another thread that has input left takes at most one more chunk of it, and returns an
     /// error for which [`is_closed`](crate::error::Error::is_closed) is true.
     pub fn close(&self) {
-        self.dispatcher.close();
+        self.core.close();
     }
 
     /// Closes the pool, runs all submitted work and ends the workers. Blocks until the workers have exited.
@@ -244,15 +244,15 @@ impl<M> Pool<M> {
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn join(mut self) {
-        self.dispatcher.close();
+        self.core.close();
         self.wait_for_end();
     }
 
     /// As [`join`](Self::join), but blocks for at most `time`; returns whether all workers have exited. If
     /// not, submitted work goes on. The time also bounds the wait for the logger (feature `log`).
     pub fn join_timeout(&self, time: Duration) -> bool {
-        self.dispatcher.close();
-        self.dispatcher.wait_for_end(Deadline::after(time))
+        self.core.close();
+        self.core.wait_for_end(Deadline::after(time))
     }
 
     /// Ends the pool now: withdraws what no worker has begun, and ends running tasks with SIGTERM, and with
@@ -271,8 +271,8 @@ impl<M> Pool<M> {
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn terminate(&self) {
-        self.dispatcher.end(Duration::ZERO, self.dispatcher.shutdown_timeout());
-        self.dispatcher.wait_for_end(Deadline::Never);
+        self.core.end(Duration::ZERO, self.core.shutdown_timeout());
+        self.core.wait_for_end(Deadline::Never);
     }
 
     fn wait_for_end(&mut self) {
@@ -282,7 +282,7 @@ impl<M> Pool<M> {
             return;
         }
         let _ = thread.join(); // if it has panicked, every call has failed
-        self.dispatcher.wait_for_records(Deadline::Never);
+        self.core.wait_for_records(Deadline::Never);
         logs::deliver(Deadline::Never);
     }
 }
@@ -290,11 +290,11 @@ impl<M> Pool<M> {
 impl<M> Drop for Pool<M> {
     fn drop(&mut self) {
         if self.thread.is_some() {
-            let bound = self.dispatcher.shutdown_timeout();
-            self.dispatcher.end(bound / 2, bound);
+            let bound = self.core.shutdown_timeout();
+            self.core.end(bound / 2, bound);
             self.wait_for_end();
         }
-        self.dispatcher.drop_inline_state();
+        self.core.drop_inline_state();
     }
 }
 
@@ -311,7 +311,7 @@ impl<M> PoolBuilder<M> {
     /// Those of [`Pool::new`]; and when a chunk size, a number of tasks or a memory limit is 0, or when the
     /// initializer's arguments cannot be encoded.
     pub fn build(self) -> Result<Pool<M>> {
-        let (dispatcher, thread) = self.start()?;
-        Ok(Pool { dispatcher, kind: PhantomData, thread, original: OriginalProcess::current() })
+        let (core, thread) = self.start()?;
+        Ok(Pool { core, kind: PhantomData, thread, original: OriginalProcess::current() })
     }
 }

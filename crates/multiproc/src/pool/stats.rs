@@ -63,7 +63,7 @@ pub struct WorkerStats {
     /// [time](super::PoolBuilder::idle_timeout).
     pub idled_out: u64,
     /// The number of workers that were told to exit because the pool [became smaller](super::Pool::resize).
-    pub dismissed: u64,
+    pub scaled_down: u64,
     /// The number of workers that were told to exit for another reason: at the pool's end, when they began
     /// nothing while work was waiting, and when they had started before a broadcast and were ready after it.
     pub shut_down: u64,
@@ -106,7 +106,7 @@ impl AddAssign<&Self> for WorkerStats {
         self.recycled += other.recycled;
         self.overgrown += other.overgrown;
         self.idled_out += other.idled_out;
-        self.dismissed += other.dismissed;
+        self.scaled_down += other.scaled_down;
         self.shut_down += other.shut_down;
         self.running += other.running;
         self.waiting += other.waiting;
@@ -124,7 +124,7 @@ impl WorkerStats {
             ("recycled", self.recycled),
             ("overgrown", self.overgrown),
             ("idled out", self.idled_out),
-            ("dismissed", self.dismissed),
+            ("scaled down", self.scaled_down),
             ("shut down", self.shut_down),
         ]
     }

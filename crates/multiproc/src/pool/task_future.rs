@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use serde_core::de::DeserializeOwned;
 
-use super::completions::OnArrival;
+use super::wake_list::ArrivalWaker;
 use super::task_handle::TaskHandle;
 use crate::error::Result;
 
@@ -95,7 +95,7 @@ impl<R> TaskFuture<R> {
         let (was_waiting, waits) = (self.state == State::Waiting, state == State::Waiting);
         self.state = state;
         if was_waiting != waits {
-            self.handle.dispatcher.count_future(waits);
+            self.handle.core.count_future(waits);
         }
     }
 }
@@ -105,17 +105,17 @@ impl<R: DeserializeOwned> Future for TaskFuture<R> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         let this = &mut *self;
-        let TaskHandle { dispatcher, call, .. } = &this.handle;
-        dispatcher.check_not_forked()?; // before a thread is started
-        let begins_to_wait = this.state == State::New && !dispatcher.spin_until(|| call.has_arrived());
+        let TaskHandle { core, call, .. } = &this.handle;
+        core.check_not_forked()?; // before a thread is started
+        let begins_to_wait = this.state == State::New && !core.spin_until(|| call.has_arrived());
         if begins_to_wait {
             this.set_state(State::Waiting);
         }
-        let waker = OnArrival::foreign(context.waker())?;
-        this.handle.dispatcher.wake_at_arrival(&this.handle.call, waker);
+        let waker = ArrivalWaker::foreign(context.waker())?;
+        this.handle.core.wake_at_arrival(&this.handle.call, waker);
         if begins_to_wait {
             // Workers need not notify of what they finished before it was counted.
-            this.handle.dispatcher.check();
+            this.handle.core.check();
         }
         match this.handle.take_arrived() {
             Some(result) => {
@@ -149,7 +149,7 @@ impl<R> Drop for TaskFuture<R> {
         if self.kill_on_drop {
             self.handle.cancel();
         } else {
-            self.handle.dispatcher.withdraw(&self.handle.call);
+            self.handle.core.withdraw(&self.handle.call);
         }
         self.handle.call.abandon();
     }

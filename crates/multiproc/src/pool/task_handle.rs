@@ -10,7 +10,7 @@ use serde_core::de::DeserializeOwned;
 
 use super::call::Call;
 use super::callbacks;
-use super::dispatcher::{CountedWaker, Dispatcher};
+use super::pool_core::{CountedWaker, PoolCore};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 
@@ -31,23 +31,23 @@ use crate::sys::poll::Deadline;
 /// ```
 #[must_use = "dropping a `TaskHandle` loses the task's result: call `get`"]
 pub struct TaskHandle<R> {
-    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) core: Arc<PoolCore>,
     pub(super) call: Arc<Call>,
     taken: bool,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R> TaskHandle<R> {
-    pub(crate) fn new(dispatcher: Arc<Dispatcher>, call: Arc<Call>) -> Self {
-        Self { dispatcher, call, taken: false, result: PhantomData }
+    pub(crate) fn new(core: Arc<PoolCore>, call: Arc<Call>) -> Self {
+        Self { core, call, taken: false, result: PhantomData }
     }
 
     /// Has the `waker` of a thread called once, when the result arrives. It neither blocks nor uses a pool. To be kept
     /// while the thread waits.
     pub(crate) fn watch(&self, waker: &Waker) -> Option<CountedWaker> {
-        let is_new = self.dispatcher.watch(&self.call, waker);
-        let counted = is_new.then(|| self.dispatcher.count_waker());
-        self.dispatcher.check();
+        let is_new = self.core.watch(&self.call, waker);
+        let counted = is_new.then(|| self.core.count_waker());
+        self.core.check();
         counted
     }
 
@@ -59,15 +59,15 @@ impl<R> TaskHandle<R> {
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
     pub fn is_ready(&self) -> bool {
         let poll = || {
-            self.dispatcher.check();
+            self.core.check();
             self.call.has_arrived()
         };
-        self.taken || self.call.has_arrived() || poll() || self.dispatcher.check_not_forked().is_err()
+        self.taken || self.call.has_arrived() || poll() || self.core.check_not_forked().is_err()
     }
 
     /// Whether a worker has begun the task and it has no result yet. Does not block.
     pub fn is_running(&self) -> bool {
-        !self.is_ready() && self.dispatcher.is_running(&self.call)
+        !self.is_ready() && self.core.is_running(&self.call)
     }
 
     /// Withdraws the task if no worker has begun it; otherwise kills its worker (SIGKILL), which the pool
@@ -90,13 +90,13 @@ impl<R> TaskHandle<R> {
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn cancel(&self) -> bool {
-        self.dispatcher.cancel(&self.call)
+        self.core.cancel(&self.call)
     }
 
     /// What can [`cancel`](Self::cancel) this task while another thread waits for its result, or after this
     /// handle was dropped.
     pub fn canceller(&self) -> Canceller {
-        Canceller { dispatcher: Arc::clone(&self.dispatcher), call: Arc::clone(&self.call) }
+        Canceller { core: Arc::clone(&self.core), call: Arc::clone(&self.call) }
     }
 }
 
@@ -120,8 +120,8 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     /// When the kernel refuses the thread, or in a forked copy of the process that created the pool. The task
     /// runs then, and its result is dropped.
     pub fn on_done(self, function: impl FnOnce(Result<R>) + Send + 'static) -> Result<()> {
-        let (dispatcher, call) = (Arc::clone(&self.dispatcher), Arc::clone(&self.call));
-        callbacks::when_arrived(&dispatcher, &call, self.taken, move || function(self.get()))
+        let (core, call) = (Arc::clone(&self.core), Arc::clone(&self.call));
+        callbacks::when_arrived(&core, &call, self.taken, move || function(self.get()))
     }
 }
 
@@ -149,15 +149,15 @@ impl<R: DeserializeOwned> TaskHandle<R> {
             return Err(Error::invalid("the task's result was already taken"));
         }
         if !self.call.has_arrived() {
-            self.dispatcher.check_not_forked()?;
-            self.dispatcher.become_driver(false).wait_until(deadline, || self.call.has_arrived());
+            self.core.check_not_forked()?;
+            self.core.become_driver(false).wait_until(deadline, || self.call.has_arrived());
         }
         self.take_arrived().transpose()
     }
 
     /// Whether [`take_arrived`](Self::take_arrived) gives something.
     pub(super) fn is_settled(&self) -> bool {
-        self.taken || self.call.has_arrived() || self.dispatcher.check_not_forked().is_err()
+        self.taken || self.call.has_arrived() || self.core.check_not_forked().is_err()
     }
 
     /// The result if it has arrived, or why it never will.
@@ -165,7 +165,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         if self.taken {
             return Some(Err(Error::invalid("the task's result was already taken")));
         }
-        let result = self.call.only_result().or_else(|| self.dispatcher.check_not_forked().err().map(Err));
+        let result = self.call.only_result().or_else(|| self.core.check_not_forked().err().map(Err));
         self.taken = result.is_some();
         result
     }
@@ -187,14 +187,14 @@ impl<R: DeserializeOwned> TaskHandle<R> {
 /// ```
 #[derive(Clone)]
 pub struct Canceller {
-    dispatcher: Arc<Dispatcher>,
+    core: Arc<PoolCore>,
     call: Arc<Call>,
 }
 
 impl Canceller {
     /// As [`TaskHandle::cancel`].
     pub fn cancel(&self) -> bool {
-        self.dispatcher.cancel(&self.call)
+        self.core.cancel(&self.call)
     }
 }
 

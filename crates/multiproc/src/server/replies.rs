@@ -32,7 +32,7 @@ struct Writer {
 
 /// What became of a reply.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Delivery {
+pub(super) enum ReplyOutcome {
     Done,
     CallerGone,
     /// There is no thread that could wait for the caller.
@@ -45,19 +45,19 @@ impl Replies {
     }
 
     /// Sends a reply. Does not wait for the caller. A reply that cannot be sent is replaced by the error.
-    pub(super) fn send(&mut self, call: u64, reply: &[u8], descriptors: &[SharedFd]) -> Result<Delivery> {
+    pub(super) fn send(&mut self, call: u64, reply: &[u8], descriptors: &[SharedFd]) -> Result<ReplyOutcome> {
         if let Some(writer) = &self.writer {
             let queued = writer.queue.send((reply.to_vec(), descriptors.to_vec()));
-            return Ok(if queued.is_ok() { Delivery::Done } else { Delivery::CallerGone });
+            return Ok(if queued.is_ok() { ReplyOutcome::Done } else { ReplyOutcome::CallerGone });
         }
         match self.channel.send([Message { bytes: reply, descriptors }], Deadline::now(), &mut 0) {
-            Ok(Sent::Done) => Ok(Delivery::Done),
-            Ok(Sent::Disconnected) => Ok(Delivery::CallerGone),
+            Ok(Sent::Done) => Ok(ReplyOutcome::Done),
+            Ok(Sent::Disconnected) => Ok(ReplyOutcome::CallerGone),
             Ok(Sent::TimedOut) => {
-                let Ok(writer) = Writer::start(self.channel.clone()) else { return Ok(Delivery::Refused) };
+                let Ok(writer) = Writer::start(self.channel.clone()) else { return Ok(ReplyOutcome::Refused) };
                 let _ = writer.queue.send((reply.to_vec(), descriptors.to_vec()));
                 self.writer = Some(writer);
-                Ok(Delivery::Done)
+                Ok(ReplyOutcome::Done)
             }
             Err(error) => {
                 let failure = message::failure(call, &error);

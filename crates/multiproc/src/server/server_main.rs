@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::message::{self, Connect, Request};
-use super::replies::{Delivery, Replies};
+use super::replies::{ReplyOutcome, Replies};
 use super::status_page::{self, CallId, StatusPage};
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};
@@ -335,11 +335,11 @@ impl Server {
     fn reply(&mut self, id: CallId, reply: &[u8], descriptors: &[SharedFd]) -> Result<()> {
         let CallId { caller, call } = id;
         if let Some(replies) = self.callers.get_mut(&caller) {
-            let delivery = replies.send(call, reply, descriptors)?;
-            if delivery == Delivery::Refused {
+            let outcome = replies.send(call, reply, descriptors)?;
+            if outcome == ReplyOutcome::Refused {
                 StatusPage(&self.memory).refuse(caller); // before its channel hangs up
             }
-            if delivery != Delivery::Done {
+            if outcome != ReplyOutcome::Done {
                 self.callers.remove(&caller);
             }
         } else if self.may_connect_again(caller) {

@@ -9,7 +9,7 @@ use crate::ipc::panic::install_panic_hook;
 use crate::spawn::bootstrap::{self, ChildStart};
 use crate::spawn::run_task::{fail_start, freeze_start_functions, report_ready, run_task};
 use crate::spawn::zygote::main::run_zygote;
-use crate::sys::crash;
+use crate::sys::crash_handler;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::parent_death::kill_on_hangup;
 use crate::sys::poll::Deadline;
@@ -20,7 +20,7 @@ use crate::sys::start_socket::{SocketOwner, check_privileges};
 pub(crate) fn run_child(start_socket: PacketSocket, owner: SocketOwner) -> ! {
     failpoint::hit(Failpoint::ChildStarted);
     install_panic_hook();
-    crash::install_handlers();
+    crash_handler::install_handlers();
     freeze_start_functions();
     let start =
         check_privileges(owner).and_then(|()| setup_child()).and_then(|()| receive_bootstrap(&start_socket));

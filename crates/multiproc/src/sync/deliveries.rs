@@ -113,13 +113,13 @@ impl Deliveries {
         self.shared.events().notify_all();
     }
 
-    /// Queues an item. Blocks while there are as many as the capacity. `is_deserted` says whether all receivers
+    /// Queues an item. Blocks while there are as many as the capacity. `receivers_are_gone` says whether all receivers
     /// are gone.
     pub(crate) fn send(
         &self,
         item: &[u8],
         deadline: Deadline,
-        is_deserted: impl Fn() -> bool,
+        receivers_are_gone: impl Fn() -> bool,
     ) -> Result<Sent> {
         if item.len() > self.place() - LENGTH {
             let limit = self.place() - LENGTH;
@@ -127,7 +127,7 @@ impl Deliveries {
             return Err(Error::new(Cause::Encode { what: "an item".to_owned(), why }));
         }
         let sent = self.wait(deadline, |_| {
-            if is_deserted() {
+            if receivers_are_gone() {
                 return Ok(Some(Sent::Disconnected));
             }
             let Some(_guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
@@ -142,7 +142,7 @@ impl Deliveries {
 
     /// Takes the oldest item that is queued. Blocks while none is, until all senders are gone and all items
     /// that may come back are acknowledged.
-    pub(crate) fn receive(&self, deadline: Deadline, is_deserted: impl Fn() -> bool) -> Result<Next> {
+    pub(crate) fn receive(&self, deadline: Deadline, receivers_are_gone: impl Fn() -> bool) -> Result<Next> {
         let next = self.wait(deadline, |_| {
             // Under the lock, no sender adds an item and ends between the two questions.
             let Some(_guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
@@ -152,7 +152,7 @@ impl Deliveries {
                 return Ok(Some(Next::Item(taken, bytes)));
             }
             let may_come_back = self.redelivers && self.len() > 0;
-            Ok((!may_come_back && is_deserted()).then_some(Next::Disconnected))
+            Ok((!may_come_back && receivers_are_gone()).then_some(Next::Disconnected))
         })?;
         if matches!(next, Some(Next::Item(..))) {
             failpoint::hit(Failpoint::DeliveryTaken);
@@ -160,14 +160,14 @@ impl Deliveries {
         Ok(next.unwrap_or(Next::TimedOut))
     }
 
-    /// Blocks until every item is acknowledged; returns whether that was before the deadline. `is_deserted` says
+    /// Blocks until every item is acknowledged; returns whether that was before the deadline. `receivers_are_gone` says
     /// whether all receivers are gone.
-    pub(crate) fn join(&self, deadline: Deadline, is_deserted: impl Fn() -> bool) -> Result<bool> {
+    pub(crate) fn join(&self, deadline: Deadline, receivers_are_gone: impl Fn() -> bool) -> Result<bool> {
         let joined = self.wait(deadline, |_| {
             if self.is_empty(deadline)? {
                 return Ok(Some(()));
             }
-            if !is_deserted() {
+            if !receivers_are_gone() {
                 return Ok(None);
             }
             self.recover(deadline)?;

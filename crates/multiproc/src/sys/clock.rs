@@ -11,7 +11,7 @@ pub(crate) fn nanos() -> u64 {
 
 /// The same clock as of its last tick, every 1 to 10 ms, or later if the kernel is late with it. Takes a fifth of the
 /// time to read.
-pub(crate) fn ticks() -> u64 {
+pub(crate) fn coarse_nanos() -> u64 {
     read(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod atomic;
 pub(crate) mod clock;
 pub(crate) mod coverage;
 pub(crate) mod cpus;
-pub(crate) mod crash;
+pub(crate) mod crash_handler;
 pub(crate) mod entry;
 pub(crate) mod environment;
 pub(crate) mod eventfd;

@@ -64,14 +64,14 @@ impl<'a> Mutex<'a> {
         let is_taken = if ThreadId::is_of(self.namespace) {
             self.replace(0, own.bits())
         } else {
-            self.try_lock_abroad(own)
+            self.try_lock_as_foreign(own)
         };
         is_taken.then(|| self.guard(own))
     }
 
     #[cold]
-    fn try_lock_abroad(self, own: ThreadId) -> bool {
-        self.replace(0, own.abroad().bits())
+    fn try_lock_as_foreign(self, own: ThreadId) -> bool {
+        self.replace(0, own.foreign().bits())
     }
 
     /// Releases the mutex for the thread that holds it and has forgotten its guard.
@@ -200,8 +200,8 @@ fn release(word: &AtomicU64, own: ThreadId) {
 #[cold]
 fn release_and_wake(word: &AtomicU64, own: ThreadId) {
     let release = |from| word.compare_exchange(from, 0, Release, Relaxed).is_ok();
-    let abroad = own.abroad().bits();
-    if release(own.bits() | WAITERS) || (!release(abroad) && release(abroad | WAITERS)) {
+    let foreign = own.foreign().bits();
+    if release(own.bits() | WAITERS) || (!release(foreign) && release(foreign | WAITERS)) {
         futex::wake_one_at_low_half(word);
     }
 }

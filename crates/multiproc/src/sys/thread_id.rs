@@ -15,7 +15,7 @@ use super::fork_detect::OriginalProcess;
 use super::process_local::ProcessLocal;
 
 /// The number in the low half; in the high half the start time in clock ticks since boot, and the [`salt`]. Or what
-/// [`abroad`](ThreadId::abroad) says.
+/// [`foreign`](ThreadId::foreign) says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(u64);
 
@@ -39,7 +39,7 @@ const OF_KERNEL: u32 = 0x0020_0000;
 const END_OF_NUMBERS: u32 = 1 << 22;
 
 /// What is added to the number of a thread for other namespaces: bits above those of a number, but not bit 31.
-const ABROAD: u32 = 0x155 * END_OF_NUMBERS;
+const FOREIGN: u32 = 0x155 * END_OF_NUMBERS;
 
 thread_local! {
     /// The process in which the others were looked up, this thread and this process. In a forked copy, a thread
@@ -85,7 +85,7 @@ impl ThreadId {
     /// it.
     pub(crate) fn current_and_process_in(namespace: u64) -> (Self, Self) {
         let (thread, process) = Self::current_and_process();
-        if Self::is_of(namespace) { (thread, process) } else { (thread.abroad(), process.abroad()) }
+        if Self::is_of(namespace) { (thread, process) } else { (thread.foreign(), process.foreign()) }
     }
 
     /// Whether the calling thread, which knows its identity, is of this [`namespace`].
@@ -108,7 +108,7 @@ impl ThreadId {
 
     #[inline]
     fn is_read_as(self, other: Self) -> bool {
-        self == other || self.abroad() == other
+        self == other || self.foreign() == other
     }
 
     fn new(number: u32, start: u32) -> Self {
@@ -138,24 +138,24 @@ impl ThreadId {
 
     /// This thread of this process, for other namespaces, in which its number and start time mean nothing.
     #[cold]
-    pub(crate) fn abroad(self) -> Self {
-        self.abroad_from(namespace())
+    pub(crate) fn foreign(self) -> Self {
+        self.foreign_from(namespace())
     }
 
     /// An identity that never ends. In its high half, 16 bits tell the namespace, and 16 more that it is no stray
     /// number.
-    fn abroad_from(self, namespace: u64) -> Self {
+    fn foreign_from(self, namespace: u64) -> Self {
         let hash = namespace.wrapping_mul(0x9e37_79b9_7f4a_7c15); // multiplicative, as the salt
-        Self::with_tag(ABROAD + self.number(), (hash >> 48) as u32)
+        Self::with_tag(FOREIGN + self.number(), (hash >> 48) as u32)
     }
 
     fn with_tag(low: u32, tag: u32) -> Self {
         Self(u64::from(low) | u64::from(tag << 16 | salt(low ^ tag) >> 16) << 32)
     }
 
-    fn is_abroad(self) -> bool {
+    fn is_foreign(self) -> bool {
         let low = self.number();
-        low & !(END_OF_NUMBERS - 1) == ABROAD && self == Self::with_tag(low, (self.0 >> 48) as u32)
+        low & !(END_OF_NUMBERS - 1) == FOREIGN && self == Self::with_tag(low, (self.0 >> 48) as u32)
     }
 
     /// The identity from [`bits`](Self::bits), or from whatever else a process has written.
@@ -174,7 +174,7 @@ impl ThreadId {
     pub(crate) fn has_ended(self) -> bool {
         let number = self.number();
         if number == 0 || number >= END_OF_NUMBERS {
-            return !self.is_abroad();
+            return !self.is_foreign();
         }
         let can_compare = Self::current().knows_start();
         match Stat::of(&number.to_string()).filter(|_| can_compare) {

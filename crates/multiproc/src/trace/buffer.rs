@@ -37,7 +37,7 @@ const LABEL: usize = 128;
 
 /// How long to wait for room, and for another thread that is stopped with the lock. Then events are lost. On a
 /// busy machine the first process may not run for some time.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STUCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A run of short items that is not in the lines yet: when it began and ended, the index of its first item,
 /// and how many there are.
@@ -101,7 +101,7 @@ impl Buffer {
     /// lock of the program or of this library.
     pub(super) fn put(&self, lines: &[u8]) {
         let is_stuck = || self.word32(IS_STUCK).load(Relaxed) != 0;
-        let deadline = if is_stuck() { Deadline::now() } else { Deadline::after(PATIENCE) };
+        let deadline = if is_stuck() { Deadline::now() } else { Deadline::after(STUCK_LIMIT) };
         let mut rest = &lines[self.append(lines, deadline)..];
         while !rest.is_empty() && !is_stuck() {
             let ticket = self.all.room().prepare_wait();

@@ -143,7 +143,7 @@ pub(crate) mod memfd {
 
 /// No time passes in a model.
 pub(crate) mod clock {
-    pub(crate) fn ticks() -> u64 {
+    pub(crate) fn coarse_nanos() -> u64 {
         1
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
-use super::dispatcher::{Config, Dispatcher};
+use super::pool_core::{Config, PoolCore};
 use super::initializers::{Run, TryRun, encode_initializer};
 use super::recording::RecordOptions;
 use super::scheduler::Policy;
@@ -270,7 +270,7 @@ impl<M> PoolBuilder<M> {
     }
 
     /// Starts the workers and the pool's thread; in inline mode there is neither.
-    pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, Option<JoinHandle<()>>)> {
+    pub(super) fn start(mut self) -> Result<(Arc<PoolCore>, Option<JoinHandle<()>>)> {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, max_growth, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
@@ -292,19 +292,19 @@ impl<M> PoolBuilder<M> {
             if memory_limit.is_some() {
                 return Err(inline::unsupported("cannot limit a worker's memory"));
             }
-            return Ok((Dispatcher::start_inline(self.config)?, None));
+            return Ok((PoolCore::start_inline(self.config)?, None));
         }
         self.config.options.fix_method()?;
         if !self.config.preload.is_empty() {
             self.config.options.check_can_preload()?;
         }
-        let dispatcher = Dispatcher::start(self.config)?;
-        let runner = Arc::clone(&dispatcher);
+        let core = PoolCore::start(self.config)?;
+        let runner = Arc::clone(&core);
         let thread = thread::Builder::new().name("mp-pool".to_owned());
         match with_signals_blocked(|| thread.spawn(move || runner.run())) {
-            Ok(thread) => Ok((dispatcher, Some(thread))),
+            Ok(thread) => Ok((core, Some(thread))),
             Err(error) => {
-                dispatcher.abort();
+                core.abort();
                 Err(Error::io("start a pool's thread", &error))
             }
         }

@@ -103,7 +103,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         I: IntoIterator<Item = T>,
     {
         let plan = Plan::new(self.options.timeout.is_some());
-        let batches = Batches::new(items.into_iter(), self.dispatcher.workers(), Rc::clone(&plan));
+        let batches = Batches::new(items.into_iter(), self.core.workers(), Rc::clone(&plan));
         let results = self.results(MapReduce::new(map.remote(), merge), batches, ResultOrder::Input, None)?;
         merge_batches(results.with_encoded_bytes(plan.last_bytes()), &plan, merge)
     }
@@ -115,16 +115,16 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let dispatcher = self.dispatcher;
+        let core = self.core;
         let call = self.begin(function.remote(), true)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
         // This thread drives the pool from the start: waking the pool's own thread takes longer than a task.
-        let driver = dispatcher.become_driver(false);
-        dispatcher.submit(builder.pack(&call, 0))?;
+        let driver = core.become_driver(false);
+        core.submit(builder.pack(&call, 0))?;
         driver.wait_until(Deadline::Never, || call.has_arrived());
         drop(driver);
-        TaskHandle::new(Arc::clone(dispatcher), call).get()
+        TaskHandle::new(Arc::clone(core), call).get()
     }
 
     /// As [`Pool::submit`](crate::Pool::submit).
@@ -134,7 +134,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let permit = self.dispatcher.wait_for_permit(Deadline::Never)?;
+        let permit = self.core.wait_for_permit(Deadline::Never)?;
         self.submit_with(permit, function.remote(), &args)
     }
 
@@ -174,7 +174,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let permit = self.dispatcher.wait_for_permit(deadline);
+        let permit = self.core.wait_for_permit(deadline);
         let submitted = permit.and_then(|permit| self.submit_with(permit, function.remote(), &args));
         submitted.map_err(|error| SendError::of_task(error, args))
     }
@@ -207,8 +207,8 @@ impl<'pool, M> CallOptions<'pool, M> {
         let mut builder = ChunkBuilder::new(0);
         builder.add(args)?;
         call.hold_until_result(permit);
-        self.dispatcher.submit(builder.pack(&call, 0))?;
-        Ok(TaskHandle::new(Arc::clone(self.dispatcher), call))
+        self.core.submit(builder.pack(&call, 0))?;
+        Ok(TaskHandle::new(Arc::clone(self.core), call))
     }
 
     fn begin<F, Args, R>(self, function: F, is_single: bool) -> Result<Arc<Call>>
@@ -224,7 +224,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(Error::invalid("`timeout` must be greater than zero"));
         }
-        if self.options.timeout.is_some() && self.dispatcher.is_inline() {
+        if self.options.timeout.is_some() && self.core.is_inline() {
             return Err(inline::unsupported("cannot limit a task's time"));
         }
         if self.options.buffer_size == Some(0) {
@@ -246,7 +246,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        Results::begin(self.dispatcher, self.begin(function, false)?, items.into_iter(), order, look_ahead)
+        Results::begin(self.core, self.begin(function, false)?, items.into_iter(), order, look_ahead)
     }
 
     fn iterate<F, T, R, I>(
@@ -282,13 +282,13 @@ impl<'pool> CallOptions<'pool> {
     {
         let items = Singly(items.into_iter());
         LazyResults::new(self.begin_named(function.0, false).and_then(|call| {
-            Results::begin(self.dispatcher, call, items, ResultOrder::Input, Some(DEFAULT_BUFFER))
+            Results::begin(self.core, call, items, ResultOrder::Input, Some(DEFAULT_BUFFER))
         }))
     }
 
     /// As [`submit`](Self::submit), likewise.
     pub fn submit_encoded(self, function: FunctionId, args: Vec<u8>) -> Result<TaskHandle<Vec<u8>>> {
-        let permit = self.dispatcher.wait_for_permit(Deadline::Never)?;
+        let permit = self.core.wait_for_permit(Deadline::Never)?;
         self.submit_named(permit, function.0, &(args,))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::Options;
-use super::dispatcher::Dispatcher;
+use super::pool_core::PoolCore;
 use super::retry_policy::RetryPolicy;
 use super::state::NoState;
 use crate::sys::clock::whole_millis;
@@ -36,7 +36,7 @@ use crate::sys::clock::whole_millis;
 /// ```
 #[must_use]
 pub struct CallOptions<'pool, M = NoState> {
-    dispatcher: &'pool Arc<Dispatcher>,
+    core: &'pool Arc<PoolCore>,
     options: Options,
     kind: PhantomData<fn(M)>,
 }
@@ -45,8 +45,8 @@ pub struct CallOptions<'pool, M = NoState> {
 const DEFAULT_BUFFER: u64 = 4;
 
 impl<'pool, M> CallOptions<'pool, M> {
-    pub(super) fn new(dispatcher: &'pool Arc<Dispatcher>) -> Self {
-        Self { dispatcher, options: Options::default(), kind: PhantomData }
+    pub(super) fn new(core: &'pool Arc<PoolCore>) -> Self {
+        Self { core, options: Options::default(), kind: PhantomData }
     }
 
     /// Limits how long each item may run, from when a worker begins it until its result is visible; time in

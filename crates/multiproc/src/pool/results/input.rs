@@ -27,7 +27,7 @@ where
         if !self.has_room() {
             return;
         }
-        self.chunk_len = match (self.dispatcher.chunk_size().map(u64::from), self.look_ahead) {
+        self.chunk_len = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
             (Some(chunk_len), Some(_)) => chunk_len, // the caller has chosen the chunks of the look-ahead
             (chunk_len, _) => self.call.target_chunk_len().max(chunk_len.unwrap_or(0)),
         }
@@ -46,7 +46,7 @@ where
         let is_slow = self.input_time >= SLOW_INPUT;
         let has_result_soon =
             self.buffer.begin_span() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        let lacks_work = self.pending < self.dispatcher.workers() as u64 && !self.dispatcher.is_inline();
+        let lacks_work = self.pending < self.core.workers() as u64 && !self.core.is_inline();
         has_result_soon && (is_slow || !lacks_work)
     }
 
@@ -58,11 +58,11 @@ where
         let deadline =
             if knows_of_more { Deadline::now() } else { self.deadline.or_within(self.input_time / 4) };
         let has_arrived = || self.call.has_arrived();
-        self.pending > 0 && self.dispatcher.become_driver(false).wait_until(deadline, has_arrived)
+        self.pending > 0 && self.core.become_driver(false).wait_until(deadline, has_arrived)
     }
 
     fn has_room(&self) -> bool {
-        let chunk_per_worker = self.chunk_len * self.dispatcher.workers() as u64;
+        let chunk_per_worker = self.chunk_len * self.core.workers() as u64;
         let waiting = self.taken - self.buffer.returned();
         let is_within = self.look_ahead.is_none_or(|chunks| waiting < chunks * chunk_per_worker);
         self.pending < 2 * chunk_per_worker && is_within && self.left_in_buffer() > 0
@@ -139,7 +139,7 @@ where
         }
         // If a few large items fill a chunk, shorten chunks, which also limits the memory of the look-ahead.
         self.max_len = if builder.is_full() { count.into() } else { self.max_len.saturating_mul(2) };
-        self.dispatcher.submit(builder.pack(&self.call, first))?;
+        self.core.submit(builder.pack(&self.call, first))?;
         self.pending += u64::from(count);
         Ok(())
     }

@@ -16,8 +16,8 @@ use serde_core::de::DeserializeOwned;
 
 use super::call::Call;
 #[cfg(feature = "async")]
-use super::completions::OnArrival;
-use super::dispatcher::{Dispatcher, DriverGuard};
+use super::wake_list::ArrivalWaker;
+use super::pool_core::{PoolCore, DriverGuard};
 use super::reorder::{ReorderBuffer, ResultOrder};
 use crate::error::{Error, Result};
 use crate::sys::clock;
@@ -25,7 +25,7 @@ use crate::sys::poll::Deadline;
 
 /// The results of a call, as they become available. Dropping it withdraws what no worker has claimed.
 pub(crate) struct Results<'pool, I, R> {
-    dispatcher: &'pool Dispatcher,
+    core: &'pool PoolCore,
     call: Arc<Call>,
     /// `None` at its end.
     input: Option<I>,
@@ -85,15 +85,15 @@ where
 {
     /// Begins a call; takes no input yet.
     pub(crate) fn begin(
-        dispatcher: &'pool Dispatcher,
+        core: &'pool PoolCore,
         call: Arc<Call>,
         input: I,
         order: ResultOrder,
         look_ahead: Option<u64>,
     ) -> Result<Self> {
-        dispatcher.check_open()?;
+        core.check_open()?;
         Ok(Self {
-            dispatcher,
+            core,
             call,
             input: Some(input),
             refusal: None,
@@ -110,7 +110,7 @@ where
             decodes_slowly: false,
             polled_at: None,
             deadline: Deadline::Never,
-            driver: look_ahead.is_none().then(|| dispatcher.become_driver(true)),
+            driver: look_ahead.is_none().then(|| core.become_driver(true)),
             result: PhantomData,
         })
     }
@@ -125,20 +125,20 @@ where
     fn release_driver<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let was_driver = self.driver.take().is_some();
         let done = work(self);
-        self.driver = was_driver.then(|| self.dispatcher.become_driver(true));
+        self.driver = was_driver.then(|| self.core.become_driver(true));
         done
     }
 
     /// Collects arrived results; blocks until there are any. Returns false at the deadline.
     fn collect(&mut self, deadline: Deadline) -> bool {
-        if let Err(error) = self.dispatcher.check_not_forked() {
+        if let Err(error) = self.core.check_not_forked() {
             (self.pending, self.input, self.refusal) = (0, None, Some(error));
             return true;
         }
         let has_arrived = || self.call.has_arrived();
         let is_any = match &self.driver {
             Some(driver) => driver.wait_until(deadline, has_arrived),
-            None => self.dispatcher.become_driver(false).wait_until(deadline, has_arrived),
+            None => self.core.become_driver(false).wait_until(deadline, has_arrived),
         };
         for batch in self.call.take() {
             self.pending -= batch.count();
@@ -257,11 +257,11 @@ where
     /// Has `waker` called at the next arrival; `false` if there is something to collect.
     #[cfg(feature = "async")]
     fn will_wake(&self, waker: &Waker) -> Result<bool> {
-        if self.dispatcher.check_not_forked().is_err() {
+        if self.core.check_not_forked().is_err() {
             return Ok(false); // collecting says so
         }
-        self.dispatcher.check();
-        self.dispatcher.wake_at_arrival(&self.call, OnArrival::foreign(waker)?);
+        self.core.check();
+        self.core.wake_at_arrival(&self.call, ArrivalWaker::foreign(waker)?);
         Ok(!self.call.has_arrived())
     }
 
@@ -283,11 +283,11 @@ where
         }
         let polled_at = *self.polled_at.get_or_insert_with(clock::ticks);
         let result = self.buffer.next();
-        let now = clock::ticks();
+        let now = clock::coarse_nanos();
         if now != polled_at {
             self.decodes_slowly = now.saturating_sub(polled_at) > SLOW_DECODE;
             self.polled_at = Some(now);
-            self.dispatcher.check();
+            self.core.check();
         }
         result
     }
@@ -317,7 +317,7 @@ impl<I, R> Results<'_, I, R> {
     /// Ends the call, and kills the workers that run its items.
     pub(super) fn kill(self) {
         self.call.abandon();
-        self.dispatcher.cancel(&self.call);
+        self.core.cancel(&self.call);
     }
 }
 
@@ -325,7 +325,7 @@ impl<I, R> Results<'_, I, R> {
 impl<I, R> Results<'_, I, R> {
     /// Counts a stream that begins to wait for this call, or no longer does.
     pub(super) fn count_future(&self, waits: bool) {
-        self.dispatcher.count_future(waits);
+        self.core.count_future(waits);
     }
 }
 
@@ -333,7 +333,7 @@ impl<I, R> Drop for Results<'_, I, R> {
     fn drop(&mut self) {
         self.call.abandon();
         if self.pending > 0 {
-            self.dispatcher.withdraw(&self.call);
+            self.core.withdraw(&self.call);
         }
     }
 }

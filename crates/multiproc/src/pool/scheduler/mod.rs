@@ -5,8 +5,8 @@
 mod backlog;
 mod broadcast;
 mod dispatch;
-mod maintain;
-mod respawn;
+mod housekeeping;
+mod worker_starts;
 mod retire;
 mod sleep;
 mod stall;
@@ -26,7 +26,7 @@ use crate::task::initializer::Initializer;
 use crate::trace;
 
 use self::backlog::Backlog;
-use self::respawn::Starts;
+use self::worker_starts::Starts;
 use self::sleep::Sleep;
 
 pub(crate) struct Scheduler {
@@ -165,7 +165,7 @@ impl Scheduler {
 
     pub(crate) fn submit(&mut self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_open()?;
-        let now = clock::ticks();
+        let now = clock::coarse_nanos();
         self.ignore_stopped_time(now);
         self.backlog.extend(chunks, now);
         self.dispatch();
@@ -351,7 +351,7 @@ impl Scheduler {
     pub(crate) fn next_check(&self) -> Option<Instant> {
         let coarse = self.stall_check_at.into_iter().chain(self.next_measurement()).min();
         let coarse =
-            coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
+            coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::coarse_nanos())));
         self.redispatch_at
             .into_iter()
             .chain(coarse)

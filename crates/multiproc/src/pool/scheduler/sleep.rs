@@ -29,7 +29,7 @@ impl Sleep {
 }
 
 impl Scheduler {
-    /// When [`Scheduler::maintain`] has something to do that no event announces.
+    /// When [`Scheduler::run_housekeeping`] has something to do that no event announces.
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let (terminate_at, kill_at) = match self.phase {
             Phase::Ending { terminate_at, kill_at } => (terminate_at, kill_at),

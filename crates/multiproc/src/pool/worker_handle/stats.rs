@@ -36,7 +36,7 @@ impl WorkerHandle {
                 Some(ExitReason::Tasks) => &mut stats.recycled,
                 Some(ExitReason::Growth) => &mut stats.overgrown,
                 Some(ExitReason::Idle) => &mut stats.idled_out,
-                Some(ExitReason::Surplus) => &mut stats.dismissed,
+                Some(ExitReason::Surplus) => &mut stats.scaled_down,
                 Some(ExitReason::Other) | None => &mut stats.shut_down,
             },
             Some(ErrorKind::Timeout) => &mut stats.timed_out,

@@ -50,7 +50,7 @@ fn items(kinds: &[u32]) -> Vec<u8> {
 }
 
 /// Writes any frames and any bytes from this byte of a ring on.
-fn litter(rings: &WorkerRings, start: usize, kinds: &[u32], bytes: &[u8]) {
+fn write_garbage(rings: &WorkerRings, start: usize, kinds: &[u32], bytes: &[u8]) {
     rings.0.write(start, &items(kinds));
     rings.0.write(start + 1024, bytes);
 }
@@ -84,8 +84,8 @@ proptest! {
         }
         pool.submit(50).unwrap();
 
-        litter(rings, 4096, &kinds, &bytes);
-        litter(rings, 4096 + RING as usize, &kinds, &bytes);
+        write_garbage(rings, 4096, &kinds, &bytes);
+        write_garbage(rings, 4096 + RING as usize, &kinds, &bytes);
         overwrite(rings, words);
         rings.0.word64(VISIBLE).store(positions[1] & 0x3f_ffff_ffff_ffff, Relaxed);
         rings.claim_word().store(claims, Relaxed);
@@ -137,7 +137,7 @@ proptest! {
     ) {
         let (mut pool, mut worker) = sides();
         pool.write(&items(&[VALUE; 50]), 50);
-        litter(&worker.rings, first_items(), &kinds, &bytes);
+        write_garbage(&worker.rings, first_items(), &kinds, &bytes);
         overwrite(&worker.rings, words);
         worker.rings.claim_word().store(claims.into(), Relaxed);
         let borrowed = descriptors(&choice);

@@ -42,7 +42,7 @@ const CONNECT_TIME: Duration = Duration::from_millis(1);
 
 /// A call that does not wait for room waits for another thread that connects, and until the server has taken
 /// its own connection: usually there is room then. It waits equally long to learn how the server has ended.
-fn patience(deadline: Deadline) -> Deadline {
+fn with_grace(deadline: Deadline) -> Deadline {
     match deadline {
         Deadline::Immediate => Deadline::limit(CONNECT_TIME),
         later => later,
@@ -105,7 +105,7 @@ impl Connection {
         let descriptors = encode(&mut buffer.0)?;
         let OpenedCall { call, connects, has_connected } = self.open_call(deadline)?;
         message::set_call(&mut buffer.0, call);
-        let until = if has_connected && !is_serving { patience(deadline) } else { deadline };
+        let until = if has_connected && !is_serving { with_grace(deadline) } else { deadline };
         let sent = self.send_bytes(&buffer.0, &descriptors, until, deadline);
         failpoint::hit(Failpoint::CallSent);
         match sent {
@@ -154,7 +154,7 @@ impl Connection {
 
     /// Numbers a call, which is to be sent over a channel that is connected.
     fn open_call(&self, deadline: Deadline) -> Result<OpenedCall> {
-        let patience = patience(deadline);
+        let until = with_grace(deadline);
         let mut has_connected = false;
         let mut inbox = self.lock();
         self.take_replies_that_are_there(&mut inbox, false);
@@ -164,10 +164,10 @@ impl Connection {
                 (inbox, connected) = self.connect(inbox, deadline);
                 connected?;
                 has_connected = true;
-            } else if patience.is_over() {
+            } else if until.is_over() {
                 return Err(Self::no_room(deadline));
             } else {
-                inbox = self.wait_for_change(inbox, patience);
+                inbox = self.wait_for_change(inbox, until);
             }
         }
         inbox.last_call += 1;
@@ -320,7 +320,7 @@ impl Connection {
     fn end_error(&self, deadline: Deadline) -> Error {
         let status = self.page().status();
         let begun = *self.lock().hung_up_since.get_or_insert_with(Instant::now);
-        match await_fate(self.page_and_namespace(), self.caller, status, begun, patience(deadline)) {
+        match await_fate(self.page_and_namespace(), self.caller, status, begun, with_grace(deadline)) {
             Fate::Ended => self.page().read_end(&self.name).error.while_waiting(),
             Fate::TimedOut => Self::no_room(deadline),
             Fate::Restarted | Fate::Refused | Fate::Nothing => self.page().unknown_end(&self.name),

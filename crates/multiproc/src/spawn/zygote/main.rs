@@ -18,7 +18,7 @@ use crate::spawn::prefork::prefault::Prefault;
 use crate::spawn::run_task::{fail_start, report_ready, run_task};
 use crate::spawn::supervisor::lock;
 use crate::sys::coverage;
-use crate::sys::crash;
+use crate::sys::crash_handler;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork::{Fork, ZygoteForker, serve_on_fresh_thread};
 use crate::sys::huge_pages;
@@ -88,7 +88,7 @@ const THREAD_EXIT: Duration = Duration::from_secs(1);
 fn serve(start_socket: PacketSocket, pids: PidPage) -> ! {
     set_comm(COMM);
     expect_one_thread_in_children();
-    crash::use_alternate_stack();
+    crash_handler::use_alternate_stack();
     let prefault = Prefault::new(FORKED_COMM);
     prefault.run();
     let ForkedChildStart { start_socket, number, priority } = serve_requests(start_socket, &pids);

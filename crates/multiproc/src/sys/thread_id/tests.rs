@@ -117,11 +117,11 @@ fn a_name_can_hold_anything() {
 fn in_another_namespace_a_thread_never_ends_and_is_no_other() {
     let (own, process) = ThreadId::current_and_process();
     assert_eq!(ThreadId::current_and_process_in(namespace()), (own, process));
-    let (abroad, process_abroad) = ThreadId::current_and_process_in(namespace() + 1);
-    assert!(abroad.is_current() && process_abroad.is_current_process() && abroad != own);
-    assert_eq!(abroad.bits() & 1 << 31, 0);
+    let (foreign, foreign_process) = ThreadId::current_and_process_in(namespace() + 1);
+    assert!(foreign.is_current() && foreign_process.is_current_process() && foreign != own);
+    assert_eq!(foreign.bits() & 1 << 31, 0);
     for number in [own.number(), END_OF_NUMBERS - 1] {
-        let [one, other] = [1, 2].map(|namespace| ThreadId::of_number(number).abroad_from(namespace));
+        let [one, other] = [1, 2].map(|namespace| ThreadId::of_number(number).foreign_from(namespace));
         assert!(one != other && !one.has_ended() && !one.is_current());
         for stray in
             [one.bits() + 1, one.bits() - 1, one.bits() ^ 1 << 30, one.bits() ^ 1 << 40, one.bits() ^ 1 << 50]

@@ -39,7 +39,7 @@ impl ThreadId {
         true
     }
 
-    pub(crate) fn abroad(self) -> Self {
+    pub(crate) fn foreign(self) -> Self {
         self
     }
 

@@ -5,9 +5,9 @@ use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Dispatcher;
+use super::PoolCore;
 use crate::pool::call::Call;
-use crate::pool::completions::OnArrival;
+use crate::pool::wake_list::ArrivalWaker;
 use crate::pool::scheduler::PollResult;
 use crate::pool::worker_rings::wakeups::WaitingCallers;
 use crate::sys::clock;
@@ -39,7 +39,7 @@ impl Callers {
 /// a caller that submits one task after the other.
 pub(super) const SPIN: Duration = Duration::from_micros(30);
 
-impl Dispatcher {
+impl PoolCore {
     /// Makes this thread drive the pool until the guard drops. It `needs_all` if it needs all results of its
     /// call, and may learn of some of them later.
     pub(crate) fn become_driver(&self, needs_all: bool) -> DriverGuard<'_> {
@@ -49,7 +49,7 @@ impl Dispatcher {
                 callers.need_all += usize::from(needs_all);
             });
         }
-        DriverGuard { dispatcher: self, needs_all }
+        DriverGuard { core: self, needs_all }
     }
 
     /// Returns which callers wait afterwards.
@@ -70,7 +70,7 @@ impl Dispatcher {
 }
 
 /// For futures.
-impl Dispatcher {
+impl PoolCore {
     /// Polls for as long as a caller spins before it sleeps; returns whether `is_done`. At once if other
     /// futures wait: the thread that polls them all should not spin for each.
     pub(crate) fn spin_until(&self, is_done: impl Fn() -> bool) -> bool {
@@ -83,21 +83,21 @@ impl Dispatcher {
         }
         let driver = self.become_driver(false);
         let mut poll = || {
-            driver.dispatcher.poll(1);
+            driver.core.poll(1);
             is_done()
         };
-        driver.dispatcher.poll(1).busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
+        driver.core.poll(1).busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
     }
 
     /// Has the waker called when a result of the call arrives.
-    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: OnArrival) {
-        call.wake_at_arrival(waker, &self.completions);
+    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: ArrivalWaker) {
+        call.wake_at_arrival(waker, &self.wake_list);
     }
 
     /// Has the waker of a thread called when a result of the call arrives, beside those of others. Returns whether that
     /// is new.
     pub(crate) fn watch(&self, call: &Call, waker: &Waker) -> bool {
-        call.watch(waker, &self.completions)
+        call.watch(waker, &self.wake_list)
     }
 
     /// Counts a waker as a future that waits. [Check](Self::check) afterwards: workers need not notify of what they
@@ -118,7 +118,7 @@ impl Dispatcher {
 }
 
 /// A waker that is counted until this drops.
-pub(crate) struct CountedWaker(Arc<Dispatcher>);
+pub(crate) struct CountedWaker(Arc<PoolCore>);
 
 impl Drop for CountedWaker {
     fn drop(&mut self) {
@@ -128,12 +128,12 @@ impl Drop for CountedWaker {
 
 /// A thread that drives the pool while it waits for its own results.
 pub(crate) struct DriverGuard<'a> {
-    dispatcher: &'a Dispatcher,
+    core: &'a PoolCore,
     needs_all: bool,
 }
 
 /// One turn of a driver.
-impl Dispatcher {
+impl PoolCore {
     /// Polls without blocking.
     pub(crate) fn check(&self) {
         if self.original.is_current() {
@@ -144,7 +144,7 @@ impl Dispatcher {
     /// Collects results and dispatches waiting chunks. Wakes the callers if more wait than the `own_callers` of this
     /// thread: 1 if it is one of them, or 0.
     fn poll(&self, own_callers: usize) -> PollResult {
-        self.poll_at(clock::ticks(), own_callers)
+        self.poll_at(clock::coarse_nanos(), own_callers)
     }
 
     /// As [`poll`](Self::poll), at a [time](super::Scheduler::poll).
@@ -170,9 +170,9 @@ impl DriverGuard<'_> {
     }
 
     fn drive_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
-        let dispatcher = self.dispatcher;
-        while dispatcher.original.is_current() {
-            let polled = dispatcher.poll(1);
+        let core = self.core;
+        while core.original.is_current() {
+            let polled = core.poll(1);
             if is_done() {
                 return true;
             }
@@ -181,15 +181,15 @@ impl DriverGuard<'_> {
                 thread::yield_now(); // the kernel may have queued it behind this thread, on the same CPU
             }
             let mut poll = || {
-                dispatcher.poll(1);
+                core.poll(1);
                 is_done()
             };
             // With all CPUs busy, this thread should yield its CPU to a worker.
             if may_yield && polled.busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
                 return true;
             }
-            let ticket = dispatcher.wakeup_page.callers().prepare_wait();
-            let polled = dispatcher.poll(1);
+            let ticket = core.wakeup_page.callers().prepare_wait();
+            let polled = core.poll(1);
             if is_done() {
                 return true;
             }
@@ -198,10 +198,10 @@ impl DriverGuard<'_> {
             }
             if !polled.progressed {
                 let next_check =
-                    dispatcher.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
+                    core.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
                 let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
-                dispatcher.wakeup_page.callers().wait(ticket, times.min());
-                dispatcher.poll_at(clock::nanos(), 1); // the coarse clock may not have reached the time of the check
+                core.wakeup_page.callers().wait(ticket, times.min());
+                core.poll_at(clock::nanos(), 1); // the coarse clock may not have reached the time of the check
             }
         }
         false
@@ -210,19 +210,19 @@ impl DriverGuard<'_> {
 
 impl Drop for DriverGuard<'_> {
     fn drop(&mut self) {
-        let dispatcher = self.dispatcher;
-        if !dispatcher.original.is_current() {
+        let core = self.core;
+        if !core.original.is_current() {
             return;
         }
-        let waiting = dispatcher.update_callers(|callers| {
+        let waiting = core.update_callers(|callers| {
             callers.count -= 1;
             callers.need_all -= usize::from(self.needs_all);
         });
         // Changes before that store woke no thread, and the pool's thread may have to handle them.
-        if waiting == WaitingCallers::None && !dispatcher.lock().is_at_rest() {
-            dispatcher.poll(0);
-            if dispatcher.lock().sleeps_past_next_step() {
-                dispatcher.thread.wake();
+        if waiting == WaitingCallers::None && !core.lock().is_at_rest() {
+            core.poll(0);
+            if core.lock().sleeps_past_next_step() {
+                core.thread.wake();
             }
         }
     }

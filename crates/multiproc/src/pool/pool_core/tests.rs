@@ -11,28 +11,28 @@ use crate::pool::{TaskHandle, as_completed};
 use crate::task::{RunOnce, TaskId};
 
 /// A pool without workers, beside a task whose result does not come by itself.
-fn pool_and_task() -> (Arc<Dispatcher>, TaskHandle<u64>) {
-    let dispatcher = Dispatcher::new(PoolBuilder::new().config, None).unwrap();
+fn pool_and_task() -> (Arc<PoolCore>, TaskHandle<u64>) {
+    let core = PoolCore::new(PoolBuilder::new().config, None).unwrap();
     let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
     let call = Call::new(task, Options::default(), true);
-    (Arc::clone(&dispatcher), TaskHandle::new(dispatcher, call))
+    (Arc::clone(&core), TaskHandle::new(core, call))
 }
 
-fn deliver(dispatcher: &Dispatcher, call: &Call) {
+fn deliver(core: &PoolCore, call: &Call) {
     call.deliver(ResultBatch::Lost { first: 0, count: 1, error: Error::new(Cause::Closed) });
-    dispatcher.completions.wake();
+    core.wake_list.wake();
 }
 
 /// Has `begin` begin to wait with a waker, and `end` end that, beside a caller that needs all results of its call.
-fn check<W>(begin: impl FnOnce(TaskHandle<u64>) -> W, end: impl FnOnce(W, &Dispatcher, &Call)) {
-    let (dispatcher, task) = pool_and_task();
+fn check<W>(begin: impl FnOnce(TaskHandle<u64>) -> W, end: impl FnOnce(W, &PoolCore, &Call)) {
+    let (core, task) = pool_and_task();
     let call = Arc::clone(&task.call);
-    let _driver = dispatcher.become_driver(true);
-    let waiting = || dispatcher.callers().waiting();
+    let _driver = core.become_driver(true);
+    let waiting = || core.callers().waiting();
     assert!(waiting() == WaitingCallers::OneNeedsAll);
     let waiter = begin(task);
     assert!(waiting() == WaitingCallers::Callers);
-    end(waiter, &dispatcher, &call);
+    end(waiter, &core, &call);
     assert!(waiting() == WaitingCallers::OneNeedsAll);
 }
 
@@ -41,8 +41,8 @@ fn as_completed_is_notified_of_each_result() {
     check(|task| as_completed([task]), |waiter, _, _| drop(waiter));
     check(
         |task| as_completed([task]),
-        |mut waiter, dispatcher, call| {
-            deliver(dispatcher, call);
+        |mut waiter, core, call| {
+            deliver(core, call);
             assert!(waiter.next().is_some_and(|(_, result)| result.is_err()));
         },
     );
@@ -51,7 +51,7 @@ fn as_completed_is_notified_of_each_result() {
 #[test]
 fn a_callback_is_notified_of_each_result() {
     let begin = |task: TaskHandle<u64>| task.on_done(drop).unwrap();
-    check(begin, |(), dispatcher, call| deliver(dispatcher, call));
+    check(begin, |(), core, call| deliver(core, call));
 }
 
 #[test]

@@ -9,14 +9,14 @@ use crate::callback_thread::WAKERS;
 use crate::error::Result;
 
 /// What a call wakes when results arrive.
-pub(crate) enum OnArrival {
+pub(crate) enum ArrivalWaker {
     /// Code of this library that neither blocks nor uses a pool. Any thread that drives the pool calls it.
-    Own(Waker),
+    Internal(Waker),
     /// An executor's. It may do anything, so the thread for wakers calls it.
     Foreign(Waker),
 }
 
-impl OnArrival {
+impl ArrivalWaker {
     /// # Errors
     /// When the kernel refuses the thread for wakers.
     pub(super) fn foreign(waker: &Waker) -> Result<Self> {
@@ -26,14 +26,14 @@ impl OnArrival {
 }
 
 #[derive(Default)]
-pub(crate) struct Completions {
+pub(crate) struct WakeList {
     /// Whether there are any. Written only under the pool's lock and the one below.
     is_any: AtomicBool,
-    wakers: Mutex<Vec<OnArrival>>,
+    wakers: Mutex<Vec<ArrivalWaker>>,
 }
 
-impl Completions {
-    pub(super) fn add(&self, waker: OnArrival) {
+impl WakeList {
+    pub(super) fn add(&self, waker: ArrivalWaker) {
         self.lock().push(waker);
         self.is_any.store(true, Ordering::Release);
     }
@@ -50,13 +50,13 @@ impl Completions {
         };
         for waker in wakers {
             match waker {
-                OnArrival::Own(waker) => waker.wake(),
-                OnArrival::Foreign(waker) => WAKERS.call(waker),
+                ArrivalWaker::Internal(waker) => waker.wake(),
+                ArrivalWaker::Foreign(waker) => WAKERS.call(waker),
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<OnArrival>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<ArrivalWaker>> {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

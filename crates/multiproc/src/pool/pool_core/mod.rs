@@ -20,7 +20,7 @@ pub(crate) use self::drivers::{CountedWaker, DriverGuard};
 use self::pool_thread::PoolThread;
 use super::call::{Call, PendingPermit, PendingPermits};
 use super::chunk::Chunk;
-use super::completions::Completions;
+use super::wake_list::WakeList;
 use super::inline::InlineWorkers;
 use super::recording::{RecordOptions, Recording};
 use super::scheduler::{Policy, Scheduler};
@@ -48,7 +48,7 @@ pub(crate) struct Config {
     pub(crate) record: RecordOptions,
 }
 
-pub(crate) struct Dispatcher {
+pub(crate) struct PoolCore {
     workers: AtomicUsize,
     chunk_size: Option<u32>,
     max_pending: Option<usize>,
@@ -63,14 +63,14 @@ pub(crate) struct Dispatcher {
     /// A forked copy of this process must not use the pool.
     original: OriginalProcess,
     callers: Mutex<Callers>,
-    completions: Arc<Completions>,
+    wake_list: Arc<WakeList>,
     recording: Option<Arc<Recording>>,
     wakeup_page: WakeupPage,
     thread: Arc<PoolThread>,
 }
 
 /// For callers.
-impl Dispatcher {
+impl PoolCore {
     /// A pool without workers, whose tasks run in the threads that submit them. As with workers, a preloaded state that
     /// cannot be made is an error here, and any other that of each call.
     pub(crate) fn start_inline(config: Config) -> Result<Arc<Self>> {
@@ -79,14 +79,14 @@ impl Dispatcher {
         let preload = config.preload.iter().cloned().map(|one| Initializer { makes_state: true, ..one });
         let workers = InlineWorkers::new(preload.chain(config.policy.initializers.iter().cloned()).collect());
         let policy = Policy { workers: 1, ..config.policy };
-        let dispatcher = Self::new(Config { policy, ..config }, Some(workers))?;
-        if let Some(Err(error)) = dispatcher.inline.as_ref().map(InlineWorkers::make_ready) {
+        let core = Self::new(Config { policy, ..config }, Some(workers))?;
+        if let Some(Err(error)) = core.inline.as_ref().map(InlineWorkers::make_ready) {
             if is_preloaded {
                 return Err(error);
             }
-            dispatcher.lock().give_up(&error);
+            core.lock().give_up(&error);
         }
-        Ok(dispatcher)
+        Ok(core)
     }
 
     /// Makes the preloaded state, and starts all workers that the pool has without work, or none.
@@ -95,22 +95,22 @@ impl Dispatcher {
         if config.preload.is_empty() {
             options.prefork(workers);
         }
-        let dispatcher = Self::new(config, None).inspect_err(|_| options.cancel_prefork())?;
-        if let Some(server) = &dispatcher.preload_server {
+        let core = Self::new(config, None).inspect_err(|_| options.cancel_prefork())?;
+        if let Some(server) = &core.preload_server {
             server.make(options.timeout)?;
         }
         for spawned in 1.. {
-            let Some(config) = dispatcher.spawn_request() else { break };
-            if let Err(error) = dispatcher.spawn_worker(config) {
-                dispatcher.abort();
+            let Some(config) = core.spawn_request() else { break };
+            if let Err(error) = core.spawn_worker(config) {
+                core.abort();
                 options.cancel_prefork();
                 return Err(error);
             }
-            if dispatcher.preload_server.is_none() {
+            if core.preload_server.is_none() {
                 options.prefork(workers.saturating_sub(spawned));
             }
         }
-        Ok(dispatcher)
+        Ok(core)
     }
 
     fn new(config: Config, inline: Option<InlineWorkers>) -> Result<Arc<Self>> {
@@ -136,13 +136,13 @@ impl Dispatcher {
             state: Mutex::new(Scheduler::new(policy)),
             original: OriginalProcess::current(),
             callers: Mutex::default(),
-            completions: Arc::default(),
+            wake_list: Arc::default(),
             wakeup_page,
             thread,
         }))
     }
 
-    /// Undoes [`Dispatcher::start`].
+    /// Undoes [`PoolCore::start`].
     pub(crate) fn abort(&self) {
         self.lock().kill_all();
     }
@@ -348,7 +348,7 @@ impl Dispatcher {
         if self.recording.as_ref().is_some_and(|recording| recording.deliver()) {
             self.wakeup_page.callers().notify_all();
         }
-        self.completions.wake();
+        self.wake_list.wake();
     }
 
     fn lock(&self) -> StateGuard<'_> {
@@ -364,7 +364,7 @@ struct StateGuard<'a> {
     _delivery: DeliverOnDrop<'a>,
 }
 
-struct DeliverOnDrop<'a>(&'a Dispatcher);
+struct DeliverOnDrop<'a>(&'a PoolCore);
 
 impl Deref for StateGuard<'_> {
     type Target = Scheduler;

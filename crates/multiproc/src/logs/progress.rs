@@ -10,9 +10,9 @@ use crate::sys::poll::Deadline;
 /// How long a thread waits for a logger that takes no record.
 const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(super) struct Delivery {
+pub(super) struct LogProgress {
     pub(super) ring: LogRing,
-    progress: Mutex<Progress>,
+    progress: Mutex<PassCounters>,
     /// Notified when a pass has ended, and when a thread begins to wait.
     changed: Condvar,
 }
@@ -20,17 +20,17 @@ pub(super) struct Delivery {
 /// What the reader has done. It reads the ring in passes: each takes what was written before it began.
 ///
 /// All of it is in private memory, so a process that overwrites the ring prolongs no wait.
-struct Progress {
+struct PassCounters {
     delivered: Counts,
     begun_passes: u64,
     ended_passes: u64,
     waiting_threads: usize,
 }
 
-impl Delivery {
+impl LogProgress {
     pub(super) fn new(ring: LogRing) -> Self {
         let delivered = Counts::START;
-        let progress = Progress { delivered, begun_passes: 0, ended_passes: 0, waiting_threads: 0 };
+        let progress = PassCounters { delivered, begun_passes: 0, ended_passes: 0, waiting_threads: 0 };
         Self { ring, progress: Mutex::new(progress), changed: Condvar::new() }
     }
 
@@ -73,7 +73,7 @@ impl Delivery {
     }
 
     /// Sleeps for this time, unless a thread waits.
-    pub(super) fn nap(&self, time: Duration) {
+    pub(super) fn sleep_unless_awaited(&self, time: Duration) {
         let progress = lock(&self.progress);
         drop(self.changed.wait_timeout_while(progress, time, |progress| progress.waiting_threads == 0));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Dispatcher;
+use super::PoolCore;
 use super::drivers::SPIN;
 use crate::error::{Error, Result};
 use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
@@ -42,13 +42,13 @@ impl PoolThread {
 }
 
 /// For the pool's own thread.
-impl Dispatcher {
+impl PoolCore {
     /// Runs until the pool has ended and its last worker was reaped.
     pub(crate) fn run(self: &Arc<Self>) {
         let guard = FailOnPanic(self);
         loop {
             let ticket = self.thread.prepare_wait();
-            let is_running = self.lock().maintain();
+            let is_running = self.lock().run_housekeeping();
             self.wakeup_page.callers().notify_all();
             if !is_running {
                 break;
@@ -66,12 +66,12 @@ impl Dispatcher {
     /// meanwhile.
     fn spawn_workers(self: &Arc<Self>) {
         let Some(config) = self.spawn_request() else { return };
-        let dispatcher = Arc::clone(self);
+        let core = Arc::clone(self);
         let spawn_all = move || {
             let mut next = Some(config);
             while let Some(config) = next {
-                next = dispatcher.spawn_worker(config).is_ok().then(|| dispatcher.spawn_request()).flatten();
-                dispatcher.thread.wake();
+                next = core.spawn_worker(config).is_ok().then(|| core.spawn_request()).flatten();
+                core.thread.wake();
             }
         };
         let thread = thread::Builder::new().name("mp-spawner".to_owned()).stack_size(128 * 1024);
@@ -80,7 +80,7 @@ impl Dispatcher {
         }
     }
 
-    /// The configuration of the next worker to [start](Dispatcher::spawn_worker), if one is missing.
+    /// The configuration of the next worker to [start](PoolCore::spawn_worker), if one is missing.
     pub(super) fn spawn_request(&self) -> Option<WorkerConfig> {
         self.lock().begin_start()
     }
@@ -107,7 +107,7 @@ impl Dispatcher {
 }
 
 /// If the pool's thread panics, which is a bug of this library, every call fails instead of waiting forever.
-struct FailOnPanic<'a>(&'a Dispatcher);
+struct FailOnPanic<'a>(&'a PoolCore);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
