@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use multiproc::queue::{self, Receiver, Sender};
-use multiproc::{Connection, Process, pipe};
+use multiproc::{Connection, Process, Result, pipe};
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
 use smol::stream::StreamExt;
@@ -48,6 +49,34 @@ fn a_stream_that_waits_ends_when_the_last_sender_is_killed() -> Outcome {
         let child = Process::spawn(send_then_die, (sender,))?;
         assert_eq!(smol::block_on(rest(receiver.stream()))?, [7]);
         assert_eq!(child.join().unwrap_err().signal(), Some(6));
+        Ok(())
+    })
+}
+
+/// Runs in a child, since the limit is the process's. Returns the error that the stream gives, and whether it has
+/// ended after it.
+fn poll_without_descriptors(receiver: Receiver<u64>) -> (Option<i32>, bool) {
+    let mut stream = receiver.stream();
+    let mut next = || match stream.poll_next(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(item) => item,
+        Poll::Pending => panic!("it cannot wait"),
+    };
+    let (limit, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+    let first = next();
+    let has_ended = next().is_none();
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+    (first.and_then(Result::err).and_then(|error| error.os_error()), has_ended)
+}
+
+/// An adapter that skips errors would receive such an error without end.
+#[test]
+fn an_error_that_takes_no_item_ends_the_stream() -> Outcome {
+    tests::watched("an_error_that_takes_no_item_ends_the_stream", || {
+        let (sender, receiver) = queue::bounded::<u64>(1)?;
+        let polled = Process::spawn(poll_without_descriptors, (receiver,))?.join()?;
+        assert_eq!(polled, (Some(libc::EMFILE), true));
+        drop(sender);
         Ok(())
     })
 }

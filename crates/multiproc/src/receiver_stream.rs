@@ -10,6 +10,7 @@ use std::thread;
 use futures_core::Stream;
 use serde_core::de::DeserializeOwned;
 
+use crate::channel::errors;
 use crate::error::{Error, Result};
 use crate::ipc::panic::ignore_panic;
 use crate::queue::Receiver;
@@ -49,12 +50,14 @@ use crate::wait::wait_any;
 ///
 /// # Errors
 /// Those of [`Receiver::recv`], as items; the end of the queue is the end of the stream. An error of an item
-/// that does not decode does not end the stream. After another one, the next poll tries again.
+/// that does not decode does not end the stream. Any other error does, as it ends
+/// [`Receiver::iter`]: an adapter that skips errors would receive it without end.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct ReceiverStream<T> {
     receiver: Receiver<T>,
     /// Made when the queue is first found empty.
     watcher: Option<Arc<Watcher>>,
+    has_ended: bool,
 }
 
 /// What the stream shares with its thread.
@@ -76,7 +79,7 @@ struct State {
 impl<T> Receiver<T> {
     /// The items of this queue, to be awaited. Feature `async`. The stream has a clone of this receiver.
     pub fn stream(&self) -> ReceiverStream<T> {
-        ReceiverStream { receiver: self.clone(), watcher: None }
+        ReceiverStream { receiver: self.clone(), watcher: None, has_ended: false }
     }
 }
 
@@ -108,14 +111,17 @@ impl<T: DeserializeOwned + 'static> Stream for ReceiverStream<T> {
     type Item = Result<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<T>>> {
-        match self.receiver.try_recv() {
-            Err(error) if error.is_empty() => match self.watch(context.waker()) {
-                Ok(()) => Poll::Pending,
-                Err(error) => Poll::Ready(Some(Err(error))),
-            },
-            Err(error) if error.is_disconnected() => Poll::Ready(None),
-            item => Poll::Ready(Some(item)),
+        if self.has_ended {
+            return Poll::Ready(None);
         }
+        let mut received = self.receiver.try_recv();
+        if received.as_ref().is_err_and(Error::is_empty) {
+            match self.watch(context.waker()) {
+                Ok(()) => return Poll::Pending,
+                Err(error) => received = Err(error),
+            }
+        }
+        Poll::Ready(errors::next(&mut self.has_ended, || received))
     }
 }
 
