@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -20,6 +22,11 @@ use crate::sys::socket;
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     let rng_seed = RngSeed::Fixed(0x6d75_6c74_6970_726f);
     ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// How long this thread has run, so that other load does not count.
+pub(crate) fn thread_time() -> Duration {
+    Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap())
 }
 
 /// Any bytes; mostly small numbers, of which lengths, kinds and variants consist.

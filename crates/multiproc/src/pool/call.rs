@@ -1,10 +1,11 @@
 //! One call of a pool: its options, its cost estimate, and the inbox for its results.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -39,9 +40,10 @@ pub(crate) struct Call {
     withdrawn: AtomicBool,
     /// The number of retries of its items.
     retried: AtomicU32,
-    /// Its chunks in the pool's backlog; and whether one that was there held descriptors.
+    /// Its chunks in the pool's backlog.
     backlog: AtomicUsize,
-    may_hold_descriptors: AtomicBool,
+    /// The lowest and the highest sort key of those that were there with descriptors; the other way round without any.
+    keys_with_descriptors: [AtomicI64; 2],
 }
 
 /// The options of a call.
@@ -142,7 +144,7 @@ impl Call {
             withdrawn: AtomicBool::new(false),
             retried: AtomicU32::new(0),
             backlog: AtomicUsize::new(0),
-            may_hold_descriptors: AtomicBool::new(false),
+            keys_with_descriptors: [AtomicI64::new(i64::MAX), AtomicI64::new(i64::MIN)],
         })
     }
 
@@ -162,17 +164,20 @@ impl Call {
         self.withdrawn.load(Relaxed)
     }
 
-    /// Counts a chunk that enters the backlog.
-    pub(crate) fn enter_backlog(&self, holds_descriptors: bool) {
+    /// Counts a chunk that enters the backlog, with this sort key if it holds descriptors.
+    pub(crate) fn enter_backlog(&self, key_with_descriptors: Option<i64>) {
         self.backlog.store(self.backlog.load(Relaxed) + 1, Relaxed);
-        if holds_descriptors {
-            self.may_hold_descriptors.store(true, Relaxed);
+        if let Some(key) = key_with_descriptors {
+            let [lowest, highest] = &self.keys_with_descriptors;
+            lowest.fetch_min(key, Relaxed);
+            highest.fetch_max(key, Relaxed);
         }
     }
 
-    /// Whether chunks of it that wait may hold descriptors.
-    pub(crate) fn may_hold_descriptors(&self) -> bool {
-        self.may_hold_descriptors.load(Relaxed)
+    /// Between which sort keys its chunks that hold descriptors are, if there may be any.
+    pub(crate) fn keys_with_descriptors(&self) -> Option<RangeInclusive<i64>> {
+        let [lowest, highest] = self.keys_with_descriptors.each_ref().map(|key| key.load(Relaxed));
+        (lowest <= highest).then_some(lowest..=highest)
     }
 
     /// Counts chunks that leave the backlog.

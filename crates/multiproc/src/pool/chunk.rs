@@ -65,6 +65,13 @@ impl Chunk {
         matches!(&self.body, Body::OutOfLine(message) if message.holds_descriptors())
     }
 
+    /// Drops what holds descriptors. The chunk is withdrawn, so nothing else is done with it.
+    pub(crate) fn close_descriptors(&mut self) {
+        if self.holds_descriptors() {
+            self.body = Body::Frames { bytes: Vec::new(), start: 0 };
+        }
+    }
+
     /// The bytes of its first frame in a ring, at most.
     pub(crate) fn first_frame_len(&self) -> usize {
         match &self.body {

@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem::{replace, take};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -13,15 +14,14 @@ use crate::pool::chunk::Chunk;
 use crate::sys::running_time::RunningTime;
 
 /// A queue, ordered by [sort key](Call::sort_key). Adding a chunk, taking the first one, and withdrawing all
-/// chunks of a call take constant time, apart from chunks that come out of order, and the removal of withdrawn ones.
-/// Those that hold descriptors are removed at once: whoever waits for the other end of a queue must see that it is
-/// closed, though the chunks in front never end.
+/// chunks of a call take constant time, apart from chunks that are put back, and the removal of withdrawn ones.
 ///
 /// Chunks of one priority are in the order of their keys when they are added, so each priority has a queue. The
 /// first chunk of all is the first one of a queue.
 ///
 /// Withdrawn chunks stay until they reach the front, or until they outnumber the others; then all of them are
-/// removed.
+/// removed. Their descriptors are closed at once: what waits for the other end of a queue must see that it is closed,
+/// though the chunks in front never end.
 #[derive(Default)]
 pub(super) struct Backlog {
     /// One for each priority that was ever used, the highest first. At most 256.
@@ -44,6 +44,8 @@ type Pause = (RunningTime, u64);
 /// The chunks of a priority, in the order of their keys.
 struct Queue {
     priority: i8,
+    /// The key of the chunk that was added last.
+    last_key: i64,
     chunks: VecDeque<Chunk>,
 }
 
@@ -55,46 +57,49 @@ impl Queue {
         self.chunks.front().map(|chunk| chunk.sort_key)
     }
 
-    /// Adds a chunk after others of the same key. (The clock of keys never goes back, so it is the last one.)
-    fn push(&mut self, chunk: Chunk) {
-        if self.chunks.back().is_some_and(|last| last.sort_key > chunk.sort_key) {
-            let index = self.chunks.partition_point(|other| other.sort_key <= chunk.sort_key);
-            self.chunks.insert(index, chunk);
-        } else {
-            self.chunks.push_back(chunk);
-        }
+    /// Adds a chunk behind all others. It has a key of its own, for the clock of keys stands still between its ticks.
+    fn push(&mut self, mut chunk: Chunk, now: u64) {
+        self.last_key = chunk.call.sort_key(now).max(self.last_key.saturating_add(1));
+        chunk.sort_key = self.last_key;
+        self.chunks.push_back(entered(chunk));
     }
 
     /// Adds a chunk in front of others of the same key. It was taken from the front, so few are before it.
     fn put_back(&mut self, chunk: Chunk) {
         let index = self.chunks.partition_point(|other| other.sort_key < chunk.sort_key);
-        self.chunks.insert(index, chunk);
+        self.chunks.insert(index, entered(chunk));
+    }
+
+    /// Closes the descriptors in a call's chunks with these keys.
+    fn close_descriptors(&mut self, call: &Arc<Call>, keys: RangeInclusive<i64>) {
+        let start = self.chunks.partition_point(|chunk| chunk.sort_key < *keys.start());
+        let with_keys = self.chunks.range_mut(start..).take_while(|chunk| chunk.sort_key <= *keys.end());
+        with_keys.filter(|chunk| Arc::ptr_eq(&chunk.call, call)).for_each(Chunk::close_descriptors);
     }
 }
 
 impl Backlog {
     /// Adds chunks that are submitted `now`, in nanoseconds of the coarse clock.
     pub(super) fn extend(&mut self, chunks: impl Iterator<Item = Chunk>, now: u64) {
-        for mut chunk in chunks.filter(admit) {
-            chunk.sort_key = chunk.call.sort_key(now);
-            self.queue(&chunk).push(chunk);
+        for chunk in chunks.filter(is_wanted) {
+            self.queue(&chunk.call).push(chunk, now);
         }
     }
 
-    /// The queue for this chunk.
-    fn queue(&mut self, chunk: &Chunk) -> &mut Queue {
-        let priority = chunk.call.options.priority;
+    /// The queue for chunks of this call.
+    fn queue(&mut self, call: &Call) -> &mut Queue {
+        let priority = call.options.priority;
         let index = self.queues.partition_point(|queue| queue.priority > priority);
         if self.queues.get(index).is_none_or(|queue| queue.priority != priority) {
-            self.queues.insert(index, Queue { priority, chunks: VecDeque::new() });
+            self.queues.insert(index, Queue { priority, last_key: i64::MIN, chunks: VecDeque::new() });
         }
         &mut self.queues[index]
     }
 
     /// Puts chunks back to where they were, in front of others of the same key.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
-        for chunk in chunks.into_iter().rev().filter(admit) {
-            self.queue(&chunk).put_back(chunk);
+        for chunk in chunks.into_iter().rev().filter(is_wanted) {
+            self.queue(&chunk.call).put_back(chunk);
         }
     }
 
@@ -201,8 +206,10 @@ impl Backlog {
     pub(super) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
         let count = call.withdraw();
         self.withdrawn += count;
-        let is_urgent = count > 0 && call.may_hold_descriptors();
-        if is_urgent || self.withdrawn > MIN_SWEEP.max(self.len() / 2) {
+        if let Some(keys) = call.keys_with_descriptors().filter(|_| count > 0) {
+            self.queue(call).close_descriptors(call, keys);
+        }
+        if self.withdrawn > MIN_SWEEP.max(self.len() / 2) {
             for Queue { chunks, .. } in &mut self.queues {
                 chunks.retain(|chunk| !chunk.call.is_withdrawn());
                 chunks.shrink_to(2 * chunks.len());
@@ -248,11 +255,12 @@ fn address(call: &Arc<Call>) -> usize {
     Arc::as_ptr(call).addr()
 }
 
-/// Counts a chunk, unless its call is withdrawn.
-fn admit(chunk: &Chunk) -> bool {
-    let is_wanted = !chunk.call.is_withdrawn();
-    if is_wanted {
-        chunk.call.enter_backlog(chunk.holds_descriptors());
-    }
-    is_wanted
+fn is_wanted(chunk: &Chunk) -> bool {
+    !chunk.call.is_withdrawn()
+}
+
+/// The chunk, which its call counts now.
+fn entered(chunk: Chunk) -> Chunk {
+    chunk.call.enter_backlog(chunk.holds_descriptors().then_some(chunk.sort_key));
+    chunk
 }

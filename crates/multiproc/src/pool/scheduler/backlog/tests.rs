@@ -1,14 +1,16 @@
 //! The backlog keeps the order of chunks, and withdraws and cancels in constant time.
 
+use std::io::Read as _;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::*;
+use crate::fd::Fd;
 use crate::pool::RetryPolicy;
 use crate::pool::call::{Options, ResultBatch};
 use crate::pool::chunk::ChunkBuilder;
 use crate::task::{RunOnce, TaskId};
+use crate::testing::thread_time;
 
 fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> {
     let mut builder = ChunkBuilder::new(0);
@@ -144,11 +146,6 @@ fn a_call_of_many_pausing_items_fails_alone_and_as_a_whole() {
     assert!(!one.has_arrived() && many.take().len() == 100);
 }
 
-/// How long this thread has run, so that other load does not count.
-fn thread_time() -> Duration {
-    Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap())
-}
-
 /// The time for each of `count` calls, each with one item in a pause, to cancel them one by one.
 fn time_to_cancel(count: u32) -> Duration {
     let calls: Vec<_> = (0..count).map(|_| pausing_call(Duration::MAX)).collect();
@@ -214,4 +211,59 @@ fn revoked_chunks_of_a_withdrawn_call_are_dropped() {
     assert!(backlog.is_empty() && backlog.front_mut().is_none());
     let lost: Vec<u64> = calls.iter().map(|call| call.take().iter().map(ResultBatch::count).sum()).collect();
     assert_eq!(lost, [1, 0, 2]);
+}
+
+/// A chunk of the call with a descriptor, and the other end of that.
+fn chunk_with_descriptor(call: &Arc<Call>) -> (Chunk, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut builder = ChunkBuilder::new(0);
+    builder.add(&(Fd::new(theirs),)).unwrap();
+    (builder.pack(call, 0).next().unwrap(), ours)
+}
+
+fn is_closed(mut stream: &UnixStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    stream.read(&mut [0]).is_ok_and(|count| count == 0)
+}
+
+#[test]
+fn a_withdrawn_chunk_closes_its_descriptors_at_once_and_no_others() {
+    let calls = calls(3);
+    let mut backlog = Backlog::default();
+    let (chunks, ends): (Vec<_>, Vec<_>) = calls.iter().map(chunk_with_descriptor).unzip();
+    backlog.extend(chunks.into_iter(), 1);
+    let revoked: Vec<_> = backlog.queues[0].chunks.drain(..1).collect();
+    calls[0].leave_backlog(1);
+    let (more, end_of_more) = chunk_with_descriptor(&calls[1]);
+    backlog.extend([more].into_iter(), 1);
+    backlog.put_back(revoked);
+    assert!(backlog.withdraw(&calls[1]));
+    assert_eq!([&ends[0], &ends[1], &ends[2], &end_of_more].map(is_closed), [false, true, false, true]);
+    assert!(backlog.withdraw(&calls[0]) && is_closed(&ends[0]));
+    assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &calls[2]) && !is_closed(&ends[2]));
+}
+
+/// The time for each of `count` calls to withdraw them, the last first. Every hundredth has a descriptor.
+fn time_to_withdraw(count: usize) -> Duration {
+    let calls = calls(count);
+    let mut backlog = Backlog::default();
+    let (with_descriptors, _ends): (Vec<_>, Vec<_>) = calls.iter().step_by(100).map(chunk_with_descriptor).unzip();
+    let mut with_descriptors = with_descriptors.into_iter();
+    for (number, call) in calls.iter().enumerate() {
+        let of_call = if number % 100 == 0 { with_descriptors.next() } else { chunk(call).next() };
+        backlog.extend(of_call.into_iter(), 1);
+    }
+    let begun = thread_time();
+    for call in calls.iter().step_by(100).rev() {
+        assert!(backlog.withdraw(call));
+    }
+    thread_time().saturating_sub(begun) / u32::try_from(count / 100).unwrap()
+}
+
+#[test]
+fn to_withdraw_a_descriptor_does_not_take_longer_the_more_chunks_there_are() {
+    // Caches that other programs fill may slow down one of the two.
+    let ratio = |_| time_to_withdraw(50_000).as_secs_f64() / time_to_withdraw(2_000).as_secs_f64();
+    let ratios = [0, 1, 2].map(ratio);
+    assert!(ratios.iter().any(|&ratio| ratio < 5.0), "{ratios:?}");
 }
