@@ -3,14 +3,16 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::time::Duration;
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
+use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::impl_serde::impl_serde;
-use crate::testing::cases;
+use crate::testing::{cases, thread_time};
 
 /// Every kind of serde's data model, nested.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -300,4 +302,42 @@ fn a_variant_that_does_not_exist_and_a_field_that_does_not_fit_are_errors() {
     );
     let message = decode::<Even>(&[3]).unwrap_err().to_string();
     assert!(message.contains("an odd number"), "{message}");
+}
+
+/// Has this number of fields that no type knows.
+struct Unknown(usize);
+
+impl Serialize for Unknown {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Unknown", self.0)?;
+        (0..self.0).try_for_each(|_| fields.serialize_field("unknown", &()))?;
+        fields.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Unknown {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        Err(serde::de::Error::custom("it is only sent"))
+    }
+}
+
+/// Has no fields, and ignores what it is sent.
+#[derive(Deserialize, Serialize)]
+struct Nothing {}
+
+fn time_to_ignore(fields: usize) -> Duration {
+    let mut bytes = Vec::new();
+    describe(&Unknown(fields), &mut bytes).unwrap();
+    let begun = thread_time();
+    assert!(decode_described::<Nothing>(&bytes).is_ok_and(|(_, rest)| rest.is_empty()));
+    thread_time().saturating_sub(begun)
+}
+
+/// Another process chooses their number.
+#[test]
+fn the_time_for_fields_that_are_ignored_grows_with_their_number() {
+    // Caches that other programs fill may slow down one of the two.
+    let ratio = |_| time_to_ignore(64_000).as_secs_f64() / time_to_ignore(4_000).as_secs_f64();
+    let ratios = [0, 1, 2].map(ratio);
+    assert!(ratios.iter().any(|&ratio| ratio < 64.0), "{ratios:?}");
 }

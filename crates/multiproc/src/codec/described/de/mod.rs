@@ -232,8 +232,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_ignored_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let start = self.input.at;
         let value = self.part().deserialize_any(visitor)?;
-        // This range includes those of its parts.
-        self.input.ignored.retain(|inner| inner.start < start);
+        // This range includes those of its parts, which are the last ones.
+        while self.input.ignored.pop_if(|inner| inner.start >= start).is_some() {}
         self.input.ignored.push(start..self.input.at);
         Ok(value)
     }
