@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::rc::Rc;
 
 use addr2line::Context;
@@ -15,29 +16,41 @@ type Bytes<'a> = EndianSlice<'a, NativeEndian>;
 
 /// The files that were read. Each stays in memory until the backtrace is made.
 #[derive(Default)]
-pub(super) struct Files(BTreeMap<String, Option<Rc<File>>>);
+pub(super) struct Files {
+    files: BTreeMap<String, Option<Rc<File>>>,
+    /// The bytes of all of them.
+    bytes: u64,
+}
 
 pub(super) struct File(Vec<u8>);
 
-/// Larger files (bytes) are not read: a child may name any file.
-const LARGEST_FILE: u64 = 4 << 30;
+/// No more bytes are read than these: a child may name any files.
+const MAX_BYTES: u64 = 4 << 30;
 
 impl Files {
     /// The file at a path, if it is one that can be understood. The child has given the path, so what is no
     /// regular file is not opened.
     pub(super) fn file(&mut self, path: &str) -> Option<Rc<File>> {
+        let bytes = &mut self.bytes;
         let read = || {
             let own = fs::read_link("/proc/self/exe").ok();
             // Whatever has become of its name since it was started.
             let is_own = own.is_some_and(|own| own.as_os_str() == path);
-            let path = if is_own { "/proc/self/exe" } else { path };
-            let metadata = fs::metadata(path).ok()?;
-            let is_readable = metadata.is_file() && metadata.len() <= LARGEST_FILE;
-            let bytes = is_readable.then(|| fs::read(path).ok())??;
-            object::File::parse(&bytes[..]).is_ok().then(|| Rc::new(File(bytes)))
+            let file = read(if is_own { "/proc/self/exe" } else { path }, MAX_BYTES.saturating_sub(*bytes))?;
+            *bytes += file.len() as u64;
+            object::File::parse(&file[..]).is_ok().then(|| Rc::new(File(file)))
         };
-        self.0.entry(path.to_owned()).or_insert_with(read).clone()
+        self.files.entry(path.to_owned()).or_insert_with(read).clone()
     }
+}
+
+/// A regular file of at most `most` bytes. Those of `/proc` have no length, and some have no end.
+fn read(path: &str, most: u64) -> Option<Vec<u8>> {
+    let length = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(usize::try_from(length).ok().filter(|_| length <= most)?).ok()?;
+    fs::File::open(path).ok()?.take(length).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 impl File {
@@ -125,5 +138,22 @@ fn name_by_symbols(object: &object::File<'_>, places: &[(usize, u64)], frames: &
         if let Some(frame) = frames[depth].last_mut() {
             frame.function = name.map(|name| addr2line::demangle_auto(name.into(), None).into_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child names the files of its mappings. The one of `/proc` has 256 GiB.
+    #[test]
+    fn a_file_without_a_length_or_beyond_the_budget_is_not_read() {
+        let mut files = Files::default();
+        assert!(files.file("/proc/self/pagemap").is_none());
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        files.bytes = MAX_BYTES;
+        assert!(files.file(own).is_none());
+        assert!(Files::default().file(own).is_some());
     }
 }
