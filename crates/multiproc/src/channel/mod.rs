@@ -197,7 +197,7 @@ impl ChannelEnd {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.endpoint.len() as usize
+        self.endpoint.len().min(self.layout.capacity) as usize
     }
 
     /// Whether all processes of the other side are gone; `false` if the kernel does not tell.

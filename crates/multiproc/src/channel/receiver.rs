@@ -13,6 +13,10 @@ use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket;
 
+/// A batch of this many bytes takes no more messages: their number and lengths come from another process, and the lock
+/// is held meanwhile.
+pub(super) const BATCH_BYTES: u32 = 1024 * 1024;
+
 /// A receiver coalesces until at most this many frames are there.
 const COALESCE_FRAMES: u32 = 16;
 
@@ -23,7 +27,7 @@ impl ReceiverCore {
         Ok(Self(end))
     }
 
-    /// Receives up to `max` messages. Blocks while there is none, until the deadline. `take` is given each
+    /// Receives up to `max` messages, and no more than [`BATCH_BYTES`] ask for. Blocks while there is none, until the deadline. `take` is given each
     /// message under the lock; a message that is [returned](ReceiveOutcome::Owned) comes alone.
     #[inline]
     pub(crate) fn receive(
@@ -69,7 +73,10 @@ impl ReceiverCore {
         if !ring.can_hold(head, tail) {
             return Err(self.skip_to(tail));
         }
-        for _ in 0..tail.frames_since(head).min(max) {
+        for _ in 0..tail.frames_since(head).min(max).min(layout.capacity) {
+            if head.bytes.wrapping_sub(first.bytes) >= BATCH_BYTES {
+                break;
+            }
             let mut next = head;
             let taken =
                 ring.take_before(endpoint.memory(), &mut next, tail.bytes, |kind, bytes| match kind {

@@ -233,3 +233,12 @@ fn invalid_frames_are_errors_and_are_consumed() {
         let _ = receive(&receiver);
     }
 }
+
+/// Another process may have overwritten the positions.
+#[test]
+fn the_length_is_at_most_the_capacity() {
+    let (sender, receiver) = channel();
+    let tail = receiver.end().endpoint.position();
+    sender.end().endpoint.publish(Position { frames: tail.frames.wrapping_add(1_000_000), ..tail });
+    assert_eq!((sender.end().len(), receiver.end().len()), (10, 10));
+}

@@ -80,8 +80,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 
     /// Receives several items at once, which costs much less than one by one: at least one, and at most `max`
-    /// of those in the queue. Blocks while the queue is empty and a sender is left. A `max` of 0 returns no
-    /// item, at once.
+    /// of those in the queue. It takes no more once it has 1 MiB of them. Blocks while the queue is empty and a sender
+    /// is left. A `max` of 0 returns no item, at once.
     ///
     /// Each item is a `Result` of its own, as when iterating: an item that does not decode, or panics while
     /// decoding, affects no other.
