@@ -36,8 +36,11 @@ fn write_to(recycled: Option<Spill>, bytes: &[u8]) -> Result<Spill> {
             mapping.write(0, bytes);
             Ok(Spill { fd, mapping: Some(mapping) })
         }
-        // It is too small, or has no mapping.
-        None => Ok(Spill { fd: memfd::write_over(fd, bytes)?, mapping: None }),
+        // It is too small. A process that had it may have sealed it against that.
+        None => Ok(Spill {
+            fd: memfd::write_over(fd, bytes).or_else(|_| memfd::write(bytes))?,
+            mapping: None,
+        }),
     }
 }
 
@@ -47,17 +50,18 @@ pub(crate) fn recycle(spill: Spill, length: usize) {
     if (MIN_SIZE..=MAX_SIZE).contains(&length) {
         with_cache(|cache| {
             if cache.len() < MAX_COUNT {
-                cache.push(spill.mapped());
+                cache.extend(spill.mapped());
             }
         });
     }
 }
 
 impl Spill {
-    /// Maps all of it, unless it is mapped, or there can be no mapping.
-    fn mapped(mut self) -> Self {
-        self.mapping = self.mapping.or_else(|| mapping::map_present(&self.fd).ok());
-        self
+    /// Maps all of it, unless it is mapped. `None` if there can be no mapping, or if a process that had it has made it
+    /// larger than it is worth.
+    fn mapped(self) -> Option<Self> {
+        let mapping = self.mapping.or_else(|| mapping::map_present(&self.fd, MAX_SIZE).ok())?;
+        Some(Self { fd: self.fd, mapping: Some(mapping) })
     }
 }
 
@@ -75,6 +79,11 @@ fn with_cache<R>(act: impl FnOnce(&mut Vec<Spill>) -> R) -> R {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
     use super::*;
     use crate::sys::memfd::read;
 
@@ -89,7 +98,27 @@ mod tests {
             let spill = write_to(recycled, &payload).unwrap();
             assert!(read(&spill.fd, payload.len(), &[]).unwrap() == payload);
             assert_eq!(spill.mapping.is_some(), is_mapped, "{} bytes", payload.len());
-            recycled = Some(spill.mapped());
+            recycled = spill.mapped();
         }
+    }
+
+    /// A worker has the descriptor, and may do to the file what it likes.
+    #[test]
+    fn a_memfd_that_has_grown_or_was_sealed_is_not_recycled() {
+        let grown = write_to(None, &[1; 9000]).unwrap();
+        fill(&grown.fd, MAX_SIZE + 1);
+        assert!(grown.mapped().is_none());
+        let mut sealed = write_to(None, &[1; 9000]).unwrap();
+        seal(&sealed.fd);
+        sealed = write_to(Some(sealed), &[2; 9000]).unwrap();
+        assert!(read(&sealed.fd, 9000, &[]).unwrap() == [2; 9000]);
+    }
+
+    fn fill(fd: &OwnedFd, length: usize) {
+        File::from(fd.try_clone().unwrap()).write_all_at(&vec![1; length], 0).unwrap();
+    }
+
+    fn seal(fd: &OwnedFd) {
+        fcntl(fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
     }
 }

@@ -72,9 +72,10 @@ struct Places(Shared);
 
 impl<'de> Deserialize<'de> for Places {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let shared = Shared::receive(deserializer, 1, None)?;
-        let fits =
-            shared.length.checked_rem(shared.slots) == Some(0) && shared.length / shared.slots > LENGTH;
+        let shared = Shared::receive_sparse(deserializer, 1)?;
+        let fits = shared.length.checked_rem(shared.slots) == Some(0)
+            && shared.length / shared.slots > LENGTH
+            && shared.slots <= MAX_CAPACITY as usize;
         fits.then_some(Self(shared)).ok_or_else(|| D::Error::custom("its memory has another layout"))
     }
 }
@@ -213,13 +214,6 @@ impl Deliveries {
         usize::try_from(u64::from_ne_bytes(length)).unwrap_or(usize::MAX).min(self.place() - LENGTH)
     }
 
-    /// The same, but 0 where that many bytes were not written: a process has overwritten the length.
-    fn written_length(&self, index: usize) -> usize {
-        let length = self.length(index);
-        let (memory, offset) = self.shared.range(index * self.place() + LENGTH, length);
-        if memfd::is_written(memory, offset, length) { length } else { 0 }
-    }
-
     /// To be called while the slot is not free, or under the lock.
     fn release_memory(&self, index: usize) {
         let (memory, start) = self.shared.range(index * self.place(), self.place());
@@ -241,7 +235,13 @@ impl Deliveries {
     }
 
     fn take(&self, oldest: Entry) -> Result<(Taken, Vec<u8>)> {
-        let length = self.written_length(oldest.index);
+        let length = self.length(oldest.index);
+        if !memfd::has_memory(self.shared.memory(), length) {
+            self.release_memory(oldest.index);
+            self.shared.free(&oldest);
+            self.notify();
+            return Err(Error::decode("an item", "its length was overwritten"));
+        }
         let mut bytes = memfd::try_with_capacity(length)?;
         bytes.resize(length, 0);
         self.shared.load_slice(oldest.index * self.place() + LENGTH, &mut bytes);

@@ -142,6 +142,26 @@ impl Shared {
         element: usize,
         length: Option<usize>,
     ) -> Result<Self, D::Error> {
+        let shared = Self::receive_any(deserializer, element, length)?;
+        let has_memory = memfd::has_memory(&shared.memory, shared.memory.size().get());
+        has_memory.then_some(shared).ok_or_else(|| D::Error::custom("its memory is not there"))
+    }
+
+    /// As [`receive`](Self::receive), for what [`create_sparse`](Self::create_sparse) has made.
+    pub(super) fn receive_sparse<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        element: usize,
+    ) -> Result<Self, D::Error> {
+        let shared = Self::receive_any(deserializer, element, None)?;
+        let has_memory = memfd::has_memory(&shared.memory, SLOT * shared.slots);
+        has_memory.then_some(shared).ok_or_else(|| D::Error::custom("its memory is not there"))
+    }
+
+    fn receive_any<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        element: usize,
+        length: Option<usize>,
+    ) -> Result<Self, D::Error> {
         let (memory, namespace, slots, element_sent, length_sent): (SharedMemory, _, _, _, _) =
             attachment::deserialize(Kind::Sync, deserializer)?;
         let memory = memory.nameable().map_err(D::Error::custom)?;
@@ -217,6 +237,10 @@ impl Shared {
     #[inline]
     pub(super) fn atomics<A: SharedAtomic>(&self, count: usize) -> &[A] {
         self.memory.atomics(self.offset::<A>(0, count), count)
+    }
+
+    pub(super) fn memory(&self) -> &SharedMemory {
+        &self.memory
     }
 
     /// The memory, and where a range of bytes of the data begins in it.

@@ -1,5 +1,6 @@
 //! Handles as another process may have sent them.
 
+use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use proptest::prelude::*;
 use super::condvar::NOTIFIED;
 use super::deliveries::{Deliveries, Next};
 use super::permits::GRANTED;
-use super::shared::SLOT;
+use super::shared::{SLOT, Shared};
 use super::*;
 use crate::error::Result;
 use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
@@ -89,21 +90,32 @@ fn an_item_is_acknowledged_or_given_up_though_the_lock_is_held() {
     }
 }
 
-/// As the one above: a wait that has a deadline ends then, before and after it has become a waiter.
 /// Another process may have overwritten its length, and the memory of 1 GiB would have to be found to read it.
 #[test]
-fn an_item_that_was_not_written_is_empty_and_takes_no_memory() {
+fn an_item_that_was_not_written_is_an_error_and_takes_no_memory() {
     let queue = Deliveries::create(1, true).unwrap();
     queue.send(b"item", Deadline::now(), || false).unwrap();
     queue.shared.store_slice(0, &(1_u64 << 30).to_ne_bytes());
-    let blocks = || fstat(queue.shared.range(0, 1).0).unwrap().st_blocks;
+    let blocks = || fstat(queue.shared.memory()).unwrap().st_blocks;
     let before = blocks();
-    let Next::Item(_, bytes) = queue.receive(Deadline::now(), || false).unwrap() else {
-        panic!("no item");
-    };
-    assert_eq!((bytes.len(), blocks()), (0, before));
+    assert!(queue.receive(Deadline::now(), || false).is_err_and(|error| error.is_codec()));
+    assert!(blocks() <= before && queue.len() == 0);
+    queue.send(b"next", Deadline::now(), || false).unwrap();
+    assert!(matches!(queue.receive(Deadline::now(), || false), Ok(Next::Item(_, bytes)) if bytes == b"next"));
 }
 
+/// A file can be large and have no memory, which the first read of each page would find.
+#[test]
+fn a_handle_whose_memory_is_a_hole_is_refused() {
+    let sparse = Shared::create_sparse::<u64>(0, 1 << 20).unwrap();
+    let numbers = Atomic::<[u64]> { shared: sparse, value: PhantomData };
+    let error = transfer::<Atomic<[u64]>>(&numbers).unwrap_err();
+    assert!(error.to_string().contains("its memory is not there"), "{error}");
+    let queue = Deliveries::create(1_000, true).unwrap();
+    assert!(transfer::<Deliveries>(&queue).is_ok(), "the memory of items comes with them");
+}
+
+/// As the one above: a wait that has a deadline ends then, before and after it has become a waiter.
 #[test]
 fn a_timed_wait_ends_though_the_lock_is_held() {
     let (mutex, condvar) = (Mutex::new(0_u8).unwrap(), Condvar::new().unwrap());
@@ -239,7 +251,7 @@ fn a_permit_is_granted_at_once_behind_as_many_waiters_as_there_are_slots() {
 #[test]
 fn the_slots_of_a_joinable_queue_are_allocated() {
     let queue = Deliveries::create(65_536, true).unwrap();
-    let (memory, _) = queue.shared.range(0, 0);
+    let memory = queue.shared.memory();
     let allocated = 512 * fstat(memory.as_fd()).unwrap().st_blocks;
     assert!(allocated.cast_unsigned() >= (SLOT * queue.capacity()) as u64, "{allocated} bytes");
 }

@@ -69,6 +69,9 @@ impl ImmutableMemory {
         if size != length.get() as u64 {
             return Err(Error::decode("sealed memory", format!("{length} bytes announced, {size} sent")));
         }
+        if !memfd::has_memory(fd, length.get()) {
+            return Err(Error::decode("sealed memory", format!("{length} bytes announced, fewer written")));
+        }
         RawMapping::new(fd, length, Access::Read).map(Self)
     }
 

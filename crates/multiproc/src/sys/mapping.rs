@@ -24,9 +24,12 @@ pub(crate) fn map(fd: &OwnedFd, length: usize) -> Result<SharedMapping> {
     SharedMapping::map(fd.as_fd(), check_length(fd, length)?)
 }
 
-/// Maps all of a memfd that has been written: one call costs less than a fault for each page.
-pub(crate) fn map_present(fd: &OwnedFd) -> Result<SharedMapping> {
+/// Maps all of a memfd that has been written, of at most `most` bytes: one call costs less than a fault for each page.
+pub(crate) fn map_present(fd: &OwnedFd, most: usize) -> Result<SharedMapping> {
     let size = usize::try_from(size_if_unshrinkable(fd.as_fd())?).unwrap_or(usize::MAX);
+    if size > most {
+        return Err(Error::decode("a message", "its memory has grown"));
+    }
     SharedMapping::map_with(fd.as_fd(), check_length(fd, size)?, MapFlags::MAP_POPULATE)
 }
 

@@ -11,7 +11,6 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
-use nix::unistd::{Whence, lseek};
 
 use super::failpoint::{self, Failpoint};
 use crate::error::{Error, Result};
@@ -45,18 +44,18 @@ pub(crate) fn read(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-/// Whether a range has no hole, that is memory which no process has written. It counts as written if it is short, or
-/// if the kernel cannot tell.
+/// Whether a file has as much memory as `length` bytes take, be it swapped out. Short ones need not.
 ///
-/// Another process chooses the length of a message. Reading a hole would have the kernel find memory for it: so would
-/// a few bytes of a faulty or hostile process cost the reader gigabytes, and seconds.
-pub(crate) fn is_written(fd: impl AsFd, offset: usize, length: usize) -> bool {
-    let end = offset.saturating_add(length);
-    let hole = || lseek(fd, libc::off_t::try_from(offset).ok()?, Whence::SeekHole).ok();
-    length < WORTH_CHECKING || hole().is_none_or(|hole| usize::try_from(hole).is_ok_and(|hole| hole >= end))
+/// Another process chooses the length of what it sends, and to make a file large costs it nothing. To read a hole, the
+/// kernel would find memory: so a few bytes of a faulty or hostile process would cost the reader gigabytes, and
+/// seconds. (`SEEK_HOLE` tells of each hole, but blocks while another process allocates memory of the file.)
+pub(crate) fn has_memory(fd: impl AsFd, length: usize) -> bool {
+    const BLOCK: u64 = 512; // whatever the file system's blocks are, see stat(3type)
+    let memory = || fstat(fd).map(|status| u64::try_from(status.st_blocks).unwrap_or(0).saturating_mul(BLOCK));
+    length < WORTH_CHECKING || memory().is_ok_and(|memory| memory >= length as u64)
 }
 
-/// From this length on, a message is checked for [holes](is_written).
+/// From this length on (bytes), what another process sends is checked for its [memory](has_memory).
 pub(crate) const WORTH_CHECKING: usize = 1024 * 1024;
 
 /// A vector with room for a message. Another process chooses the length, so a lack of memory is an error.
@@ -129,7 +128,7 @@ pub(super) fn check_length(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> 
     let length = NonZeroUsize::new(length)
         .filter(|length| size >= length.get() as u64)
         .ok_or_else(|| Error::decode("a message", format!("{length} bytes announced, {size} sent")))?;
-    if is_written(fd, 0, length.get()) {
+    if has_memory(fd, length.get()) {
         return Ok(length);
     }
     Err(Error::decode("a message", format!("{length} bytes announced, fewer written")))

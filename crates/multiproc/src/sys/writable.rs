@@ -10,7 +10,7 @@ use nix::libc::off_t;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::memfd::size_if_unshrinkable;
+use super::memfd::{has_memory, size_if_unshrinkable};
 use crate::error::{Error, Result};
 
 /// Bytes that no other process reads or writes while this exists, for which the caller must see.
@@ -34,7 +34,7 @@ impl WritableRange {
         let outside = || Error::decode("a chunk of an array", "it is empty or reaches beyond the memory");
         let length = NonZeroUsize::new(length).ok_or_else(outside)?;
         let end = first.checked_add(length.get()).ok_or_else(outside)?;
-        if (end as u64) > size_if_unshrinkable(fd)? {
+        if (end as u64) > size_if_unshrinkable(fd)? || !has_memory(fd, end) {
             return Err(outside());
         }
         let page =
@@ -63,5 +63,25 @@ impl Drop for WritableRange {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and its references end with it. A failure is safe: it stays mapped.
         let _ = unsafe { munmap(self.start, self.length.get() + self.before) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::sys::memfd::{allocate_range, create};
+
+    /// Another process sends the descriptor, and a mapping takes all memory of a chunk at once.
+    #[test]
+    fn a_chunk_that_is_a_hole_is_refused() {
+        let length = 1 << 24;
+        let file = File::from(create(length).unwrap());
+        file.set_len(length as u64).unwrap();
+        assert!(WritableRange::map(file.as_fd(), 0, length).unwrap_err().is_codec());
+        allocate_range(&file, 0, length).unwrap();
+        WritableRange::map(file.as_fd(), 4096, length - 4096).unwrap();
     }
 }

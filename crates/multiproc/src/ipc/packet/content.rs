@@ -47,7 +47,6 @@ impl Content {
         }
         let (memory, length) = announced(&packet, descriptors)?;
         if length >= WORTH_MAPPING
-            && memfd::is_written(&memory, 0, length)
             && let Some(length) = NonZeroUsize::new(length)
             && let Some(permit) = SpillPermit::for_mapping()
             && let Ok(memory) = ImmutableMemory::open(memory.as_fd(), length)

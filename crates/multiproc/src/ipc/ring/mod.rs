@@ -35,8 +35,8 @@ pub(crate) trait Memory {
     }
     /// Prefetches the cache line at an offset.
     fn prefetch(&self, _offset: usize) {}
-    /// Whether a range has the memory that a process spent to write it.
-    fn is_written(&self, _offset: usize, _length: usize) -> bool {
+    /// Whether there is as much memory as `length` bytes take.
+    fn has(&self, _length: usize) -> bool {
         true
     }
 }
@@ -271,7 +271,7 @@ impl Ring {
             return None;
         }
         let (offset, length) = (offset + HEADER_SIZE as usize, length as usize);
-        if length >= WORTH_CHECKING && !memory.is_written(offset, length) {
+        if length >= WORTH_CHECKING && !memory.has(length) {
             return None;
         }
         *head = next;

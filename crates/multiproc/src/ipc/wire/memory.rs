@@ -88,8 +88,8 @@ impl Memory for SharedMemory {
     }
 
     #[cold]
-    fn is_written(&self, offset: usize, length: usize) -> bool {
-        memfd::is_written(&self.memory, offset, length)
+    fn has(&self, length: usize) -> bool {
+        memfd::has_memory(&self.memory, length)
     }
 }
 

@@ -1,3 +1,5 @@
+//! Sealed memory: what it refuses, and what is not opened as such.
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -57,6 +59,19 @@ fn it_is_of_the_size_that_was_announced() {
     for announced in [1, 4999, 5001, 8192, usize::MAX] {
         assert!(ImmutableMemory::open(fd.as_fd(), length(announced)).is_err(), "{announced}");
     }
+}
+
+/// A file can be large and have no memory, which the first read of each page would find.
+#[test]
+fn a_hole_is_not_opened() {
+    let size = length(1 << 24);
+    let file = File::from(memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).unwrap());
+    file.set_len(1 << 24).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).unwrap();
+    let error = ImmutableMemory::open(file.as_fd(), size).unwrap_err();
+    assert!(error.to_string().contains("fewer written"), "{error}");
+    let (_built, fd) = ImmutableMemory::build(size, |_| ()).unwrap();
+    assert!(ImmutableMemory::open(fd.as_fd(), size).is_ok(), "its memory is there, though nothing was written");
 }
 
 /// As a forked copy of the process has one until it executes another program.
