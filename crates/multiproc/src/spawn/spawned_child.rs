@@ -89,6 +89,8 @@ pub(crate) type Outcome = (Vec<u8>, Vec<OwnedFd>);
 /// output, and with `Spawn` runs exit handlers. Time for which the program is stopped counts: a program that
 /// asks seldom whether the child has ended does not read the other [clock](crate::sys::running_time).
 const LINGER_LIMIT: Duration = Duration::from_secs(5);
+/// The maximum packets that are received at once. A child sends four at most, and a faulty one without end.
+const MAX_PACKETS: u32 = 64;
 
 impl SpawnedChild {
     fn new(child: Arc<Child>, start_socket: PacketSocket) -> Self {
@@ -115,9 +117,12 @@ impl SpawnedChild {
         // A child that has reported a crash may write a core dump, and is about to die; or it goes on, and sends
         // its outcome, too.
         let is_over = |(bytes, _): &Outcome| !crash_report::is_report(bytes);
-        while !outcome.as_ref().is_some_and(|(outcome, _)| is_over(outcome))
-            && let Some(next) = self.receive().and_then(Result::ok)
-        {
+        // A child may send reports for as long as it lives.
+        for _ in 0..MAX_PACKETS {
+            if outcome.as_ref().is_some_and(|(outcome, _)| is_over(outcome)) {
+                break;
+            }
+            let Some(next) = self.receive().and_then(Result::ok) else { break };
             *outcome = Some((next, Instant::now()));
         }
         outcome.as_ref().is_some_and(|(outcome, since)| is_over(outcome) && since.elapsed() >= LINGER_LIMIT)
@@ -147,7 +152,7 @@ impl SpawnedChild {
 
     /// Receives the outcome, if it is there.
     fn receive(&self) -> Option<Result<Outcome>> {
-        loop {
+        for _ in 0..MAX_PACKETS {
             match self.start_socket.receive_or(OnShortage::Leave, Deadline::now()) {
                 Ok(Incoming::Message(bytes, _)) if bytes == READY => self.child.mark_started(),
                 Ok(Incoming::Message(bytes, descriptors)) => return Some(Ok((bytes, descriptors))),
@@ -155,5 +160,6 @@ impl SpawnedChild {
                 Err(error) => return Some(Err(error)),
             }
         }
+        None
     }
 }

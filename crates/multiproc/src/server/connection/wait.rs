@@ -16,6 +16,8 @@ use crate::server::status_page::is_end;
 use crate::sys::poll::Deadline;
 
 /// The time between two attempts to receive a reply for which no descriptor is left: nothing announces one.
+/// The maximum replies that are taken at once, apart from a call that waits for its own.
+const MAX_REPLIES: u32 = 65_536;
 const RECEIVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
 impl Connection {
@@ -114,7 +116,11 @@ impl Connection {
         let Some(channel) = inbox.channel.clone().filter(|_| !inbox.is_in_use) else { return };
         let status = self.page().status();
         let may_have_any = |inbox: &Inbox| channel.end().len() > 0 || status != inbox.status || has_hung_up;
-        while inbox.channel.is_some() && may_have_any(inbox) {
+        // A faulty server may send them for as long as they are taken.
+        for _ in 0..MAX_REPLIES {
+            if inbox.channel.is_none() || !may_have_any(inbox) {
+                return;
+            }
             match self.receive(&channel, inbox.status, inbox.hung_up_since, Deadline::now()) {
                 Ok(Incoming::Nothing) if is_end(status) => self.lose_channel(inbox, &Fate::Ended),
                 Ok(Incoming::Nothing) => {
@@ -174,7 +180,8 @@ impl Connection {
         }
     }
 
-    /// Callers that only ask, or ask for a short time, learn as soon as others that nothing is told of an end.
+    /// Notes when the channel was first found hung up. So callers with short time limits, too, reach the time after which
+    /// the cause counts as unknown.
     fn note_hang_up(inbox: &mut Inbox) {
         inbox.hung_up_since.get_or_insert_with(Instant::now);
     }
