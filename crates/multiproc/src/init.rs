@@ -24,9 +24,9 @@ use crate::trace;
 /// that are drawn or seeded there see [`at_start`].
 ///
 /// Without this call, starting a child is an error that says so: a program that forgets it does not start
-/// copies of itself without end. So is the start of a child in which `main` has closed or replaced standard
-/// input before this call, because the child's task comes by that. The standard test harness does not call it:
-/// see [`init_for_tests`](crate::init_for_tests).
+/// copies of itself without end. A child also fails to start if `main` has closed or replaced standard input
+/// before this call: the child's task arrives there. The standard test harness does not make this call: see
+/// [`init_for_tests`](crate::init_for_tests).
 ///
 /// In an asynchronous program, the runtime starts after this call, and `main` is a plain function:
 ///

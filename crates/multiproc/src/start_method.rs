@@ -66,8 +66,8 @@ impl Default for StartMethod {
     }
 }
 
-/// Sets the start method of this process's later starts, of all whose builder has none. It goes before the
-/// environment variable `MULTIPROC_START_METHOD`. A pool and a server keep the method that they began with.
+/// Sets the start method of this process's later starts whose builder names none. It overrides the environment variable
+/// `MULTIPROC_START_METHOD`. A pool and a server keep the method that they began with.
 ///
 /// What stands before [`init`](crate::init()) runs in children, too. So a call there also concerns the starts
 /// of children; a later one concerns this process alone.

@@ -136,9 +136,8 @@ fn ready(these: &[&dyn Waitable]) -> Result<Vec<usize>> {
 /// The descriptors of one sleep.
 pub struct Watch<'a> {
     polled: Vec<(BorrowedFd<'a>, PollFlags)>,
-    /// Those of channels that may be ready by poll(2) and by nothing else: a process that is stopped while it
-    /// receives keeps others from finding what is there, and one that is stopped while it sends keeps them from
-    /// knowing whether that was all. So they are not polled during the pause.
+    /// Those of channels whose readiness cannot be trusted: a process that is stopped while it sends or receives can keep
+    /// them readable. They are not polled during the pause.
     doubtful: Vec<(BorrowedFd<'a>, PollFlags)>,
     pause: Duration,
     /// Channels of replies, which their connections may give up meanwhile.

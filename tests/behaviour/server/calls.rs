@@ -1,3 +1,5 @@
+//! Calls of a server: order, handles, values of any size, and concurrent callers.
+
 use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};

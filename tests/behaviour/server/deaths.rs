@@ -1,3 +1,5 @@
+//! The death of a server or a caller: who learns of it, and what it says.
+
 use std::time::{Duration, Instant};
 
 use multiproc::{ErrorKind, Process, Result, Server, pipe};

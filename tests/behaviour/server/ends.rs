@@ -1,3 +1,5 @@
+//! The end of a server: its last handle, `stop`, and what is left.
+
 use multiproc::{Connection, ErrorKind, Process, Server, pipe};
 
 use super::{Counter, block};

@@ -1,3 +1,5 @@
+//! Methods that panic, and states that cannot be made.
+
 use std::sync::atomic::Ordering::SeqCst;
 
 use multiproc::server::Limit;

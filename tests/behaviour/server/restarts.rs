@@ -1,3 +1,5 @@
+//! Servers that are made again after a death or a panic.
+
 use std::time::Duration;
 
 use multiproc::queue::{Sender, bounded};

@@ -1,3 +1,5 @@
+//! `Atomic`: every operation across processes.
+
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use multiproc::sync::Atomic;

@@ -1,3 +1,5 @@
+//! `Barrier`: rounds, deaths, resets, and overwritten memory.
+
 use std::thread;
 use std::time::Duration;
 

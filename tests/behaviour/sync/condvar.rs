@@ -1,3 +1,5 @@
+//! `Condvar`: notifications, killed waiters and notifiers, and overwritten memory.
+
 use std::time::Duration;
 
 use multiproc::sync::{Atomic, Condvar, Mutex};

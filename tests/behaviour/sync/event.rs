@@ -1,3 +1,5 @@
+//! `Event`: wake-ups, killed waiters, and overwritten memory.
+
 use std::time::Duration;
 
 use multiproc::sync::Event;

@@ -1,3 +1,5 @@
+//! `Mutex`: exclusion, poison, killed holders and waiters, and slices.
+
 use std::mem;
 use std::thread;
 use std::time::Duration;

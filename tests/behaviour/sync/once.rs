@@ -1,3 +1,5 @@
+//! `Once`, `OnceCell`: one process makes the value, also when another one dies over it.
+
 use std::sync::atomic::Ordering::SeqCst;
 
 use multiproc::sync::{Atomic, Once, OnceCell};

@@ -1,3 +1,5 @@
+//! `RwLock`: readers and writers, fairness, deaths, and overwritten memory.
+
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use std::{mem, thread};

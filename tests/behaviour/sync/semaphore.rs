@@ -1,3 +1,5 @@
+//! `Semaphore`: order, killed holders and waiters, and overwritten memory.
+
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 

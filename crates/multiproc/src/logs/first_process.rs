@@ -1,4 +1,4 @@
-//! The first process: passes its children's records to its logger.
+//! The log thread of the first process: passes its children's records to the program's logger.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};

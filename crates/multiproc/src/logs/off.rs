@@ -1,4 +1,4 @@
-//! Without the feature `log`: nothing.
+//! The stubs of a build without the feature `log`.
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;

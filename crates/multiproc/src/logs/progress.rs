@@ -1,4 +1,4 @@
-//! How far the logger has got with the records in the ring. Threads wait for that.
+//! The progress of the log thread through the ring of records, and waiting for it.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;

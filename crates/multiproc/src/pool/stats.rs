@@ -64,8 +64,8 @@ pub struct WorkerStats {
     pub idled_out: u64,
     /// The number of workers that were told to exit because the pool [became smaller](super::Pool::resize).
     pub scaled_down: u64,
-    /// The number of workers that were told to exit for another reason: at the pool's end, when they began
-    /// nothing while work was waiting, and when they had started before a broadcast and were ready after it.
+    /// The number of workers that were told to exit for another reason: the pool's end, a worker that begins nothing
+    /// while work waits, or one that has missed a broadcast.
     pub shut_down: u64,
     /// The time with tasks, to read and write their values included.
     pub running: Duration,

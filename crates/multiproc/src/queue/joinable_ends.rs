@@ -200,8 +200,8 @@ impl<T> JoinableSender<T> {
         self.wait(Deadline::after(time))
     }
 
-    /// The number of items that were sent and are not done. While other processes send items, one may be missed:
-    /// that all are done, only [`join`](Self::join) says.
+    /// The number of items that were sent and are not done. It may miss one while other processes send: only
+    /// [`join`](Self::join) tells that all are done.
     pub fn unfinished(&self) -> usize {
         self.end.items.0.len()
     }

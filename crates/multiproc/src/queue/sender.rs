@@ -25,10 +25,9 @@ pub struct Sender<T> {
 impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// Sends an item. Blocks while the queue is full; an unbounded queue never blocks.
     ///
-    /// When every receiver is gone, an error is returned at once if the receivers were dropped, were killed
-    /// while waiting, or took nothing since the last check and this process knows of their end (it has joined
-    /// them, for example); if it does not, within 10 ms. If they were killed while busy receiving, up to 64
-    /// more items may be sent first.
+    /// Once every receiver is gone, it returns an error: mostly at once, and within 10 ms if this process has not
+    /// noticed their end. If receivers were killed while they were busy receiving, up to 64 more items may be sent
+    /// first.
     ///
     /// # Errors
     /// [`is_disconnected`](crate::Error::is_disconnected) when every receiver is gone;

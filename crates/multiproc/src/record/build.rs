@@ -1,4 +1,4 @@
-//! Which build of which program this is.
+//! The build id and the path of this executable.
 
 use std::fs::{File, read_link};
 use std::hash::{DefaultHasher, Hasher};

@@ -63,7 +63,7 @@ impl ServerBuilder {
     /// calls get the last error. The spawning process keeps a copy of the arguments, also of ends of queues
     /// and pipes among them.
     ///
-    /// The result of a call that waited is kept in the new process until its caller notices the restart, at its
+    /// The new process keeps the result of a call that waited until its caller connects again, which it does at its
     /// next call or wait. If that process ends or dies before, the call has an error although it has run. A server
     /// that is [stopped](Server::stop) is not made again however its process ends. One that dies in a call after its
     /// last handle is gone may be made once more, and ends then.

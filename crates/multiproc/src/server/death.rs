@@ -1,4 +1,4 @@
-//! How a caller that has lost its channel learns what became of the server.
+//! Why a reply channel has hung up: waits until the status page says it.
 
 use std::time::{Duration, Instant};
 

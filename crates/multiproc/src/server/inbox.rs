@@ -1,4 +1,4 @@
-//! What a caller knows of its calls: those without a reply, and the replies that no thread has taken.
+//! A caller's pending calls, and the replies that no thread has taken.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;

@@ -97,7 +97,7 @@ impl<T: Pod> ArrayChunk<T> {
         }
         if self.is_of_original() {
             return Err(Error::invalid(
-                "a forked copy of a process does not have the chunks that it has taken",
+                "a forked copy of a process cannot use a chunk that the original has taken",
             ));
         }
         if !self.handle.take() {

@@ -1,4 +1,4 @@
-//! Numbers that processes share without a lock.
+//! `Atomic`: lock-free numbers in shared memory.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -1,4 +1,4 @@
-//! A place where processes wait for each other.
+//! `Barrier`: a reusable barrier between processes.
 
 use std::cell::Cell;
 use std::fmt;
@@ -76,8 +76,8 @@ impl State {
         Self(u64::from(self.round().wrapping_add(1)) << 32 | history)
     }
 
-    /// Whether a round was passed, or else broken; `None` while it lasts. If it is too long ago, it was passed
-    /// if no later one was broken.
+    /// Whether a round was passed, or else broken; `None` while it lasts. A round older than the history counts as
+    /// passed if no later one was broken.
     fn was_passed(self, round: u32, last_broken: Option<u32>) -> Option<bool> {
         match self.round().wrapping_sub(round) {
             0 => self.is_broken().then_some(false),
@@ -240,8 +240,8 @@ impl Barrier {
         Some(if passed { Ok(false) } else { Err(self.broken()) })
     }
 
-    /// Breaks the round if another party has ended: the one after this one in the table, so that each is checked
-    /// by one other; or one that is a different one each time, since the one before it may be stopped.
+    /// Breaks the round if one of two other parties has ended: the next one in the table, so that each party has one
+    /// that checks it; and another one each time, since the party before that may be stopped.
     fn check_two(&self, own: &Entry, checks: usize) {
         let round = round_of(own);
         let others: Vec<_> = self.in_round(round).filter(|entry| entry.index != own.index).collect();

@@ -1,10 +1,9 @@
-//! Waiting until what a mutex guards has changed.
+//! `Condvar`: a condition variable between processes.
 
 use std::fmt;
 use std::time::Duration;
 
 use bytemuck::Pod;
-use nix::errno::Errno;
 
 use super::mutex_guard::MutexGuard;
 use super::poison::LockResult;
@@ -197,7 +196,7 @@ impl Condvar {
             let is_stale = |entry: &Entry| is_full && is_lost(entry);
             match self.shared.insert(self.shared.own_thread(), WAITS, sequence, is_stale) {
                 Some(entry) => return Ok(Some(entry)),
-                None if is_full => return Err(Error::os("wait with more threads", Errno::ENOSPC)),
+                None if is_full => return Err(Error::invalid("too many threads wait for this condition")),
                 None => is_full = true,
             }
             drop(guard);

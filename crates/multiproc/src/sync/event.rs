@@ -1,4 +1,4 @@
-//! A flag that processes wait for.
+//! `Event`: a manual-reset event between processes.
 
 use std::fmt;
 use std::time::Duration;

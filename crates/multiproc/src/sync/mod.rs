@@ -16,8 +16,8 @@
 //! A process that ends while it holds one of these, in whatever way and at whatever instruction, keeps no
 //! other process waiting. Each lock says in shared memory which thread holds it. A thread that waits asks the
 //! kernel at intervals whether that thread lives: first after 1 ms, and at most half a second after the last
-//! time. Between two checks it sleeps in a futex. It takes the place of a holder that has ended. A
-//! mutex, or a `RwLock` whose writer has ended, tells it so: [`LockError::Poisoned`]. Permits, and the places of
+//! time. Between two checks it sleeps in a futex. It takes the lock over from a holder that has ended. For a
+//! mutex, and for a `RwLock` whose writer has ended, it gets [`LockError::Poisoned`]. Permits, and the places of
 //! readers, come back without an error. Barriers, events and condition variables have no holder: a thread that waits
 //! for a process that dies first, waits on.
 //!

@@ -1,4 +1,4 @@
-//! Mutual exclusion between processes, and the value that it guards.
+//! `Mutex`: a robust mutex between processes, which owns the value that it guards.
 
 use std::fmt;
 use std::marker::PhantomData;

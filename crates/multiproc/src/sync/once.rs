@@ -1,4 +1,4 @@
-//! Doing something once in all processes.
+//! `Once`, `OnceCell`: one-time initialisation across processes.
 
 use std::fmt;
 use std::marker::PhantomData;

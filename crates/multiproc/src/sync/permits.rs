@@ -7,8 +7,6 @@
 
 use std::cell::Cell;
 
-use nix::errno::Errno;
-
 use super::shared::{Shared, Word};
 use super::slots::Entry;
 use crate::error::{Error, Result};
@@ -77,7 +75,7 @@ impl Shared {
                 entry.set(self.insert(request.holder, kind, self.next_sequence(), |_| false));
                 if request.is_reentrant && entry.get().is_none() {
                     // All entries may be its own: it would wait for itself.
-                    return Err(Error::os("take a lock more often", Errno::ENOSPC));
+                    return Err(Error::invalid("too many threads hold this lock, or wait for it"));
                 }
             }
             let granted = self.grant(total);

@@ -1,4 +1,4 @@
-//! A lock for many readers or one writer.
+//! `RwLock`: a readers-writer lock between processes, fair in the order of requests.
 
 use std::fmt;
 use std::marker::PhantomData;

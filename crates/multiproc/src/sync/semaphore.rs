@@ -1,4 +1,4 @@
-//! A number of permits that processes share.
+//! `Semaphore`: a counting semaphore between processes.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! An `eventfd(2)` wakes the threads that poll it, in several processes; faster than a packet on a socket.
+//! `eventfd(2)`: a pollable wake-up between processes; faster than a packet on a socket.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 

@@ -19,8 +19,8 @@ pub(crate) fn kill_on_hangup(socket: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Has the kernel send SIGKILL to this process when the other end is gone, when anything arrives here, and when there
-/// is room after a send has found none: so whoever sends here must not fill the socket.
+/// Has the kernel send SIGKILL to this process at any event of this socket: a hang-up, a packet that arrives, room after
+/// a send has found none. So a process must never fill it.
 ///
 /// The kernel checks the permission now, so it sends the signal also when a process has changed its user.
 fn signal_on_hangup(socket: BorrowedFd<'_>) -> nix::Result<()> {

@@ -1,9 +1,9 @@
 //! The monotonic clock without the time for which this process was stopped: for limits, which end what exceeds
 //! them.
 //!
-//! The kernel does not say that a process was stopped. So whoever waits for an instant of this clock reads it
-//! at least every [`CHECK_INTERVAL`], and where no thread has read it for much longer, the process was stopped,
-//! or no limit ran: the clock does not count that time.
+//! The kernel does not say that a process was stopped. So a thread that waits for an instant of this clock reads it at
+//! least every [`CHECK_INTERVAL`]. A much longer gap between two reads means that the process was stopped, or that no
+//! limit ran. The clock does not count the gap.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};

@@ -1,4 +1,4 @@
-//! The buffer of one process.
+//! A trace buffer: one process's events in shared memory.
 
 use std::time::Duration;
 

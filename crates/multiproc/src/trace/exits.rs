@@ -1,4 +1,4 @@
-//! Tasks of processes, and how processes end: by themselves, or because the pool ends them.
+//! Trace events of the tasks of processes, and of how processes end: by themselves, or because the pool ends them.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,4 +1,4 @@
-//! The items that a worker runs.
+//! Trace slices of the items that a worker runs.
 
 use std::fmt;
 

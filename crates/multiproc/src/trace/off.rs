@@ -1,4 +1,4 @@
-//! Without the feature `trace`: nothing.
+//! The stubs of a build without the feature `trace`.
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;

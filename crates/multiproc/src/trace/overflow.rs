@@ -1,4 +1,4 @@
-//! Lines of this process for which its buffer has no room at the moment, or whose lock another process has.
+//! The overflow of a trace buffer: lines for which it has no room at the moment, or whose lock another process has.
 //!
 //! A thread that holds a lock puts its lines here instead of waiting. A thread that holds none takes them to the
 //! buffer or, in the first process, to the file.

@@ -1,4 +1,4 @@
-//! What a pool submits to a worker, and takes from it.
+//! Trace slices and flow arrows of what a pool submits to a worker, and takes from it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,3 +1,5 @@
+//! Traces: the lines of events, full buffers, ended processes, and overwritten memory.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;

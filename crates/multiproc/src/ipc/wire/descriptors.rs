@@ -87,12 +87,11 @@ pub(super) struct Incoming {
     trial: Option<Box<Trial>>,
 }
 
-/// What a value has beside it while this process tries whether it would arrive: encoding it puts it here, and
-/// decoding it takes it from here.
+/// What a value has beside it in a trial round trip: encoding stores it here, and decoding takes it.
 ///
-/// In the value stands a hash of each instead of an index. So two encodings can be compared, although a hash
-/// map changes the order of its entries. The hashes differ from round to round: a number that has taken the
-/// place of a descriptor stays the same.
+/// The value holds a hash of each instead of an index. So two encodings can be compared, although a hash map
+/// changes the order of its entries. The hashes change from round to round. So a number that has taken the
+/// place of a descriptor is noticed: it stays the same.
 #[derive(Default)]
 struct Trial {
     round: u8,

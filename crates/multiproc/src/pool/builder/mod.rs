@@ -92,10 +92,10 @@ impl<M> PoolBuilder<M> {
         self
     }
 
-    /// Each worker runs `function` before any task; by default nothing. What it returns is dropped, an `Err`, too:
-    /// one that can fail belongs in [`try_initializer`](Self::try_initializer). If it panics, or takes longer than the
-    /// [`initializer_timeout`](Self::initializer_timeout), every call of the pool returns that error; if it ends the
-    /// worker, once it has done so in 20 workers in a row.
+    /// Each worker runs `function` before any task; by default nothing. Its result is dropped, an `Err`, too: one that
+    /// can fail belongs in [`try_initializer`](Self::try_initializer). If it panics, or takes longer than the
+    /// [`initializer_timeout`](Self::initializer_timeout), every call of the pool returns that error. If it ends its
+    /// worker, the pool tries others, and fails after 20 in a row.
     ///
     /// ```
     /// use multiproc::Pool;

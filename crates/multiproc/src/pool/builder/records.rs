@@ -1,4 +1,4 @@
-//! Whether a pool records the tasks that fail.
+//! `PoolBuilder::record`, `record_limits`: whether a pool records the tasks that fail.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! The calls with options.
+//! `map`, `imap`, `apply`, `submit` and their variants on `CallOptions`.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -160,9 +160,9 @@ impl<'pool, M> CallOptions<'pool, M> {
     }
 
     /// The maximum number of items that [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered)
-    /// take from their input ahead of the results that they have returned. Without it, as many as five chunks for
-    /// each worker have; with it, no more than those. A `size` of 0 is an error of the call. It has no effect on calls
-    /// that return all results at once.
+    /// take from their input ahead of the results that they have returned. The default, which is also the upper limit,
+    /// is five chunks for each worker. A `size` of 0 is an error of the call. It has no effect on calls that return all
+    /// results at once.
     ///
     /// With 1, the call takes each item only after the result of the one before was returned, so the input
     /// may depend on it.

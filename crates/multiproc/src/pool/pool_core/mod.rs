@@ -1,4 +1,5 @@
-//! What a [`Pool`](super::Pool) and its calls share: the lock around the [`Scheduler`], and the threads that drive it.
+//! `PoolCore`: what a [`Pool`](super::Pool), its calls and its handles share. It is the lock around the
+//! [`Scheduler`], and the threads that drive that.
 //!
 //! A caller that waits for results collects all results and dispatches all waiting chunks, for all
 //! callers. The pool's own thread does so when no caller waits. Only that thread reaps dead workers and has them

@@ -1,4 +1,4 @@
-//! What the pool's thread does at each turn: time limits, workers that should have ended, the pool's end.
+//! Housekeeping on the pool's thread: time limits, workers that should have ended, the pool's end.
 
 use std::time::Duration;
 
@@ -39,10 +39,10 @@ impl Scheduler {
         !is_over
     }
 
-    /// Detects that this process, and usually its workers, were stopped: nothing polled for much longer than
-    /// the interval while a worker had items. The whole gap counts against none of their limits, since the stop's
-    /// begin is unknown. (A worker says when its item has begun, so [`RunningTime`] cannot.) Call at each poll with
-    /// the time.
+    /// Detects that this process, and usually its workers, were stopped: no thread has polled for longer than
+    /// [`LONGEST_GAP`] while a worker had items. The whole gap counts against none of their limits, since the stop's
+    /// begin is unknown. (A worker says when its item has begun, so [`RunningTime`] cannot tell.) Called at each poll
+    /// with the time.
     pub(super) fn ignore_stopped_time(&mut self, now: u64) {
         let before = std::mem::replace(&mut self.polled_at, now);
         let gap = Duration::from_nanos(now.saturating_sub(before));

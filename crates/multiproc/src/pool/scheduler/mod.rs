@@ -127,8 +127,8 @@ const REDISPATCH_AFTER: Duration = Duration::from_millis(2);
 /// How long items may stay unclaimed with a worker that shows no result, and how long results may stay
 /// invisible, in nanoseconds. Normally both take a few microseconds.
 const STALL_LIMIT: u64 = 5_000_000;
-/// The longest time between two checks for invisible results, if all items were begun, in nanoseconds: checks that
-/// find nothing, while a long item runs, become rarer.
+/// The longest interval between two checks for invisible results, if all items were begun, in nanoseconds. The interval
+/// grows while a long item runs and the checks find nothing.
 const LONGEST_STALL_WAIT: u64 = 50_000_000;
 
 /// For threads that call the pool:

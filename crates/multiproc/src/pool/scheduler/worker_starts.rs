@@ -1,4 +1,4 @@
-//! Decides when a worker is started, which also replaces a dead one, and settles the items of a dead worker.
+//! Starts workers, the first ones and replacements for dead ones, and settles the items of a dead worker.
 
 use std::time::Duration;
 

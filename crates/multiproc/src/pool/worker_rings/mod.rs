@@ -82,7 +82,8 @@ const FAILED: usize = 304;
 const OUT_OF_LINE_COUNT: usize = 280;
 /// The number of memories that it has lost for lack of a descriptor.
 const MEMORIES_LOST: usize = 312;
-/// Items between two clock reads of the worker. Above 1, results may be invisible, which a flush says by a 2.
+/// Items between two clock reads of the worker. At 1, all its results are visible. Above, some may not be. A flush
+/// stores 2.
 const ITEMS_PER_CLOCK_READ: usize = 272;
 /// The worker is ready: its initializer has returned.
 const READY: usize = 276;

@@ -1,3 +1,5 @@
+//! The supervisor: liveness sockets, time limits of starts, and exits before `init`.
+
 use std::os::fd::AsFd;
 use std::process::Command;
 

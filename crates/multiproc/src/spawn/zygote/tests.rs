@@ -1,3 +1,5 @@
+//! The zygote: children that no start has claimed, their release, and failures to start.
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

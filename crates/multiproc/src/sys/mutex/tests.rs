@@ -1,3 +1,5 @@
+//! The mutex in shared memory: exclusion, dead holders, lost wake-ups, and overwritten words.
+
 use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::thread;

@@ -1,3 +1,5 @@
+//! Thread ids: which threads live, and which words name none.
+
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;

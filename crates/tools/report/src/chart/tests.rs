@@ -1,3 +1,5 @@
+//! Charts: bars, lines, and values that could make trouble.
+
 use super::*;
 
 fn measured(points: &str) -> Measured {

@@ -1,3 +1,5 @@
+//! Timelines of traces: rows, slices, and traces that make none.
+
 use super::*;
 
 const TRACE: &str = include_str!("../../tests/trace.json");
