@@ -1,5 +1,6 @@
 //! Functions and types that the generated types need.
 
+use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{List, TaggedTree, Tree};
@@ -14,6 +15,15 @@ pub(super) mod as_text {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+
+    pub(crate) fn from_wide<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        u128::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
+    }
+
+    /// Another number than the one that was written.
+    pub(crate) fn next<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        u64::deserialize(deserializer).map(|number| number.wrapping_add(1))
     }
 
     pub(crate) fn wide<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -65,4 +75,22 @@ pub(super) fn tree<X: Clone>(a: &X, b: &X) -> Tree<X> {
 pub(super) fn tagged_tree<X: Clone>(a: &X, b: &X) -> TaggedTree<X> {
     let inner = TaggedTree::Both(Box::new(TaggedTree::End), Box::new(TaggedTree::Leaf(a.clone())));
     TaggedTree::Both(Box::new(TaggedTree::Leaf(b.clone())), Box::new(inner))
+}
+
+/// A list that does not say its length before its elements.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct NoLength<X>(pub(super) Vec<X>);
+
+impl<X: Serialize> Serialize for NoLength<X> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        self.0.iter().try_for_each(|element| list.serialize_element(element))?;
+        list.end()
+    }
+}
+
+impl<'de, X: Deserialize<'de>> Deserialize<'de> for NoLength<X> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Self)
+    }
 }

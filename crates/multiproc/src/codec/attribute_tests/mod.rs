@@ -1,7 +1,10 @@
 //! Types with serde's attributes: each value arrives as it was sent, or is an error.
 
 mod conversions;
+mod flattened;
+mod functions;
 mod names;
+mod parts;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +21,7 @@ use self::conversions::{Foreign, as_text, elsewhere, list, tagged_tree, tree};
 /// Generates generic types, each with a value made from three values of its parameter, and the expected
 /// outcome.
 macro_rules! types {
-    ($(
+    ($visible:vis fn $all_arrive:ident; $(
         $(#[$meta:meta])*
         $kind:ident $name:ident $(<$T:ident $(: $bound:ident $(+ $more:ident)?)?>)?
         $({$($fields:tt)*})? $(($($tuple:tt)*);)?
@@ -32,7 +35,12 @@ macro_rules! types {
 
         /// Sends values of each type.
         #[allow(unused_variables)] // not each value needs both
-        fn all_arrive<X: Part>(a: &X, b: &X, n: u8, may_be_refused: bool) -> Result<(), TestCaseError> {
+        $visible fn $all_arrive<X: Part>(
+            a: &X,
+            b: &X,
+            n: u8,
+            may_be_refused: bool,
+        ) -> Result<(), TestCaseError> {
             $({
                 let ($a, $b, $n) = (a, b, n);
                 $(arrives::<_>(&$value, &$arrives, Must::$must, may_be_refused)?;)+
@@ -90,7 +98,11 @@ fn is_default<X: Default + PartialEq>(value: &X) -> bool {
     *value == X::default()
 }
 
+pub(super) use types;
+
 types! {
+    fn all_arrive;
+
     struct Named<X> { a: X, n: u8, b: X }
     of |a, b, n| [Named { a: a.clone(), n, b: b.clone() } => Named { a: a.clone(), n, b: b.clone() }] Arrive
 
@@ -371,26 +383,4 @@ impl TryFrom<u64> for Through {
     fn try_from(number: u64) -> Result<Self, Self::Error> {
         u32::try_from(number).map(Self)
     }
-}
-
-macro_rules! for_each_part {
-    ($($test:ident: $part:ty $(, $is_wide:literal)?;)*) => {
-        proptest! {
-            #![proptest_config(cases(24))]
-            $(
-                #[test]
-                fn $test(a in any::<$part>(), b in any::<$part>(), n in any::<u8>()) {
-                    let is_wide = false $(|| $is_wide)?;
-                    all_arrive::<$part>(&a, &b, n, is_wide)?;
-                }
-            )*
-        }
-    };
-}
-
-for_each_part! {
-    types_of_numbers_arrive: u16;
-    types_of_wide_numbers_arrive: i128, true;
-    types_of_text_and_options_arrive: (String, Option<Option<bool>>);
-    types_of_maps_and_sequences_arrive: BTreeMap<(u8, char), Vec<i64>>;
 }

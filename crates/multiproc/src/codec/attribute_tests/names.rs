@@ -3,7 +3,7 @@
 use super::*;
 
 /// Whether the compact encoding is found to fit the type of this value.
-fn fits<T: Transferable>(value: &T) -> bool {
+pub(super) fn fits<T: Transferable>(value: &T) -> bool {
     let mut bytes = Vec::new();
     wire::encode(value, &mut bytes, "it").unwrap();
     bytes[0] == 0
