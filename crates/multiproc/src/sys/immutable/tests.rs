@@ -86,3 +86,18 @@ fn sealing_waits_until_a_writable_mapping_is_gone() {
     add_seals(fd.as_fd()).unwrap();
     other.join().unwrap();
 }
+
+/// Old kernels give the inode of closed memory to other memory, which was written at another time.
+#[test]
+fn an_inode_that_was_written_at_another_time_is_other_memory() {
+    let file = File::from(memfd::write(&[7; 100]).unwrap());
+    let identity = || identify(file.as_fd()).unwrap().0;
+    let before = identity();
+    assert_eq!(identity(), before);
+    thread::sleep(Duration::from_millis(50)); // the kernel's clock of files goes on every 10 ms or sooner
+    file.write_all_at(&[8], 0).unwrap();
+    let after = identity();
+    assert_eq!((after.device, after.inode), (before.device, before.inode));
+    assert_ne!(after, before);
+    assert!(after.cmp(&before).is_ne(), "a map takes them for the same");
+}
