@@ -1,7 +1,7 @@
 //! **Output** of children, also where it cannot be written. Each test runs its own fixture program.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write, pipe};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ trials![
     a_result_does_not_wait_for_the_lock_of_cs_standard_output,
     a_child_ends_though_one_of_its_threads_reads_a_c_stream,
     a_result_does_not_wait_for_a_full_pipe,
+    the_time_limit_of_an_item_holds_while_its_output_is_flushed,
     what_finished_tasks_have_printed_outlives_their_worker,
     what_finished_tasks_have_printed_by_c_outlives_their_worker,
     a_forked_child_writes_its_coverage,
@@ -39,12 +40,18 @@ fn results_come_in(case: &str) -> Outcome {
     Ok(())
 }
 
-fn a_result_does_not_wait_for_a_full_pipe() -> Outcome {
-    let (mut reader, mut writer) = pipe()?;
+/// A pipe without room.
+fn full_pipe() -> Outcome<(PipeReader, PipeWriter)> {
+    let (reader, mut writer) = pipe()?;
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     while writer.write(&[b'.'; 4096]).is_ok() {}
     while writer.write(b".").is_ok() {}
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok((reader, writer))
+}
+
+fn a_result_does_not_wait_for_a_full_pipe() -> Outcome {
+    let (mut reader, writer) = full_pipe()?;
     let mut program = Command::new(env!("CARGO_BIN_EXE_stuck_output"));
     program.arg("full").stdin(Stdio::piped()).stdout(writer).stderr(Stdio::piped());
     let mut running = program.spawn()?;
@@ -66,6 +73,14 @@ fn a_result_does_not_wait_for_a_full_pipe() -> Outcome {
     assert!(running.wait()?.success());
     reader.read_to_string(&mut printed)?;
     assert_eq!(printed.matches("[by C]").count(), 2, "{}", printed.trim_start_matches('.'));
+    Ok(())
+}
+
+fn the_time_limit_of_an_item_holds_while_its_output_is_flushed() -> Outcome {
+    let (_reader, writer) = full_pipe()?;
+    let mut program = Command::new(env!("CARGO_BIN_EXE_stuck_output"));
+    let status = program.arg("time limit").stdin(Stdio::null()).stdout(writer).status()?;
+    assert!(status.success(), "{status}");
     Ok(())
 }
 

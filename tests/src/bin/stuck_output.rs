@@ -69,16 +69,17 @@ fn print_by_c(number: u32) -> u32 {
     number
 }
 
-/// Standard output is a full pipe, which is read once this program says so.
-fn print_into_a_full_pipe() {
+/// Standard output is a full pipe that no process reads. The worker has one thread, which so flushes without end.
+fn print_within_a_time_limit() {
     let pool = Pool::new(1).unwrap();
     for _ in 0..2 {
-        let result = pool.options().timeout(Duration::from_millis(500)).apply(print, (1,));
-        assert!(
-            result.as_ref().map_or_else(multiproc::Error::is_timeout, |&number| number == 1),
-            "{result:?}"
-        );
+        let result = pool.options().timeout(Duration::from_millis(100)).apply(print, (1,));
+        assert!(result.as_ref().is_err_and(multiproc::Error::is_timeout), "{result:?}");
     }
+}
+
+/// Standard output is a full pipe, which is read once this program says so.
+fn print_into_a_full_pipe() {
     let rust = Pool::builder().workers(1).initializer(print, (2,)).build().unwrap();
     assert_eq!(rust.apply(print, (3,)).unwrap(), 3);
     let c = Pool::new(1).unwrap();
@@ -87,7 +88,6 @@ fn print_into_a_full_pipe() {
     let mut other = Process::spawn(print_by_c, (6,)).unwrap();
     assert_eq!(child.join().unwrap(), 5);
     assert_eq!(other.join_timeout(Duration::from_secs(30)).unwrap(), Some(6));
-    drop(pool);
     eprintln!("all results are here");
     stdin().read_to_end(&mut Vec::new()).unwrap();
 }
@@ -109,6 +109,7 @@ fn main() {
         "c-lock" => get_results_of(hold_cs_lock),
         "c-stream" => get_results_of(read_a_c_stream),
         "full" => print_into_a_full_pipe(),
+        "time limit" => print_within_a_time_limit(),
         other => panic!("{other}"),
     });
 }
