@@ -11,7 +11,7 @@ use tests::mappings::ManyMappings;
 
 use crate::support::{Outcome, alone, trials};
 
-trials![an_object_without_mappings_says_why];
+trials![an_object_without_mappings_says_why, large_results_arrive_without_mappings];
 
 /// As many mappings as nothing here needs.
 const MANY: usize = 1000;
@@ -78,5 +78,28 @@ fn an_object_without_mappings_says_why() -> Outcome {
         }
         mappings.leave(MANY);
         Process::spawn(|| (), ())?.join()
+    })
+}
+
+/// The pool maps the memory of large results, and copies them where it cannot.
+fn large_results_arrive_without_mappings() -> Outcome {
+    alone(|| {
+        let mut mappings = many_mappings();
+        mappings.leave(MANY);
+        let pool = Pool::new(2)?;
+        let large = |number: u8| vec![number; 100_000];
+        let all_arrive = || -> Result<()> {
+            assert!(pool.map(large, 0..10)?.into_iter().eq((0..10).map(large)));
+            Ok(())
+        };
+        all_arrive()?;
+        mappings.leave(FEW);
+        let (name, make) = OBJECTS[0];
+        let (made, error) = make_all(name, make);
+        assert_eq!(error.os_error(), Some(Errno::ENOMEM as i32), "{error}");
+        all_arrive()?;
+        drop(made);
+        mappings.leave(MANY);
+        all_arrive()
     })
 }
