@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Process, Result, pipe};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::echo;
-use crate::support::{BadValue, Outcome, trials};
+use crate::support::{BadValue, Outcome, TEST_TIMEOUT, alone, descriptors, trials};
 
 trials![
     a_typed_round_trip,
@@ -16,6 +18,7 @@ trials![
     an_empty_message_is_not_the_end,
     two_children_talk_to_each_other,
     the_iteration_goes_on_after_a_message_that_does_not_decode,
+    an_error_that_takes_no_message_ends_the_iteration,
     a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left,
     a_message_that_does_not_decode_does_not_spoil_the_next,
     a_connection_sent_through_a_connection_works,
@@ -120,6 +123,27 @@ fn the_iteration_goes_on_after_a_message_that_does_not_decode() -> Outcome {
     let messages: Vec<Option<BadValue>> = theirs.iter().map(Result::ok).collect();
     assert_eq!(messages, [Some(BadValue::Fine(1)), None, Some(BadValue::Fine(2))]);
     Ok(())
+}
+
+/// Otherwise `flatten`, which skips errors, would meet the same error without end.
+fn an_error_that_takes_no_message_ends_the_iteration() -> Outcome {
+    alone(|| {
+        let (ours, theirs) = pipe::<Vec<u8>, ()>()?;
+        ours.send(vec![1; 3_000_000])?;
+        ours.send(vec![2])?;
+        let (limit, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, descriptors().len() as u64, hard).unwrap();
+        assert_eq!(theirs.iter().flatten().count(), 0);
+        assert_eq!(theirs.iter_timeout(TEST_TIMEOUT).flatten().count(), 0);
+        let mut messages = theirs.iter();
+        let error = messages.next().unwrap().unwrap_err();
+        assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        assert!(messages.next().is_none());
+        drop((messages, ours));
+        assert!(theirs.iter().collect::<Result<Vec<_>>>()? == [vec![1; 3_000_000], vec![2]]);
+        Ok(())
+    })
 }
 
 fn a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left() -> Outcome {

@@ -1,11 +1,14 @@
 //! Joinable queues: `join` waits until all that was sent is dealt with, and no item is lost with its receiver.
 
+use std::hint::black_box;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::{Delivery, JoinableReceiver, JoinableSender, Unfinished, joinable};
 use multiproc::sync::Atomic;
 use multiproc::{ErrorKind, Process, Result};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::support::{BadValue, Outcome, TEST_TIMEOUT, alone, trials, wait_for_state};
 use crate::sync::{Stage, corrupt, ends_soon, killed, started, takes_at_least};
@@ -24,6 +27,7 @@ trials![
     an_iteration_with_a_time_limit_ends_with_a_timeout,
     items_are_as_large_as_their_share_and_leave_no_memory,
     a_bad_item_is_refused_or_done,
+    an_error_that_takes_no_item_ends_the_iteration,
     a_copy_of_the_process_gives_nothing_back,
     nothing_is_lost_however_many_receivers_are_killed,
     any_bytes_in_its_memory_are_a_joinable_queue,
@@ -279,6 +283,33 @@ fn a_bad_item_is_refused_or_done() -> Outcome {
     assert!(sender.send(slice).unwrap_err().error().is_codec(), "it holds a descriptor");
     Ok(())
 }
+
+/// Otherwise `flatten`, which skips errors, would meet the same error without end.
+fn an_error_that_takes_no_item_ends_the_iteration() -> Outcome {
+    alone(|| {
+        let (sender, receiver): Ends<Vec<u8>> = joinable(4, Unfinished::Redeliver)?;
+        sender.send(vec![1; LARGE])?;
+        sender.send(vec![2])?;
+        drop(black_box(vec![1_u8; 64 * 1024])); // the C library keeps it, for the messages of errors
+        let (limit, hard) = getrlimit(Resource::RLIMIT_DATA).unwrap();
+        setrlimit(Resource::RLIMIT_DATA, 1, hard).unwrap();
+        assert_eq!(receiver.iter().flatten().count(), 0);
+        assert_eq!(receiver.iter_timeout(TEST_TIMEOUT).flatten().count(), 0);
+        assert_eq!(receiver.clone().into_iter().flatten().count(), 0);
+        let mut items = receiver.iter();
+        let error = items.next().unwrap().unwrap_err();
+        assert_eq!(error.os_error(), Some(Errno::ENOMEM as i32), "{error}");
+        setrlimit(Resource::RLIMIT_DATA, limit, hard).unwrap();
+        assert!(items.next().is_none());
+        drop((items, sender));
+        let done: Result<Vec<_>> = receiver.iter().map(|delivery| Ok(delivery?.done())).collect();
+        assert!(done? == [vec![1; LARGE], vec![2]]);
+        Ok(())
+    })
+}
+
+/// The C library keeps no freed memory of this size, above 32 MiB.
+const LARGE: usize = 33 << 20;
 
 fn a_copy_of_the_process_gives_nothing_back() -> Outcome {
     alone(|| {
