@@ -5,17 +5,20 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use multiproc::Pool;
+use multiproc::queue::bounded;
+use multiproc::{Pool, Process, pipe};
 use nix::sys::signal::Signal;
-use tests::corrupter::{Corrupter, Mapping, mappings};
+use tests::corrupter::{Corrupter, Mapping, identity, mappings};
 
-use crate::support::{Outcome, TEST_TIMEOUT, eventually, send_signal, trials};
+use crate::kill_stress::{asleep, receive_one};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, blocked_child, eventually, send_signal, trials};
 
 trials![
     a_pool_whose_wakeup_page_is_overwritten_can_be_dropped,
     a_pool_whose_wakeup_page_is_overwritten_replaces_a_worker_that_dies,
     results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors,
     a_word_of_worker_rings_that_is_overwritten_when_nothing_runs_keeps_no_call_waiting,
+    a_lock_that_a_living_process_seems_to_hold_is_taken_over_when_that_is_killed,
     a_pool_survives_memory_that_its_tasks_corrupt_1,
     a_pool_survives_memory_that_its_tasks_corrupt_2,
     a_pool_survives_memory_that_its_tasks_corrupt_3,
@@ -133,6 +136,32 @@ fn a_word_of_worker_rings_that_is_overwritten_when_nothing_runs_keeps_no_call_wa
         sweeps.into_iter().try_for_each(|sweep| sweep.join().unwrap())
     })?;
     Ok(())
+}
+
+/// Where the lock of a queue's receivers lies in its memory: behind the area of its senders.
+const RECEIVERS_LOCK: u64 = 256;
+
+fn a_lock_that_a_living_process_seems_to_hold_is_taken_over_when_that_is_killed() -> Outcome {
+    alone(|| {
+        let (holder, _latch) = blocked_child()?;
+        let (latch, theirs) = pipe()?;
+        let before = mappings();
+        let (sender, receiver) = bounded(10)?;
+        let of_queue: Vec<_> = mappings().into_iter().filter(|mapping| !before.contains(mapping)).collect();
+        assert_eq!(of_queue.len(), 1, "{of_queue:?}");
+        sender.send(7)?;
+        Corrupter::new(of_queue, 0).forge_holder(RECEIVERS_LOCK, identity(holder.pid()).unwrap());
+        let held_up = receiver.recv_timeout(Duration::from_millis(50)).unwrap_err();
+        assert!(held_up.is_timeout(), "{held_up}");
+        let mut waiting = Process::spawn(receive_one, (receiver.clone(), theirs))?;
+        asleep(&waiting, &latch)?;
+        assert_eq!(receiver.len(), 1, "it is held up, too");
+        holder.kill()?;
+        assert_eq!(waiting.join_timeout(TEST_TIMEOUT)?, Some(Some(7)));
+        sender.send(8)?;
+        assert_eq!(receiver.recv()?, 8);
+        Ok(())
+    })
 }
 
 /// Runs a fixture in which tasks corrupt the memory of their pools, with fifty seeds.

@@ -229,7 +229,7 @@ impl Random {
 }
 
 /// Says that it is about to, and receives.
-fn receive_one(items: Receiver<u32>, latch: Latch) -> Option<u32> {
+pub(crate) fn receive_one(items: Receiver<u32>, latch: Latch) -> Option<u32> {
     latch.send(()).unwrap();
     items.recv().ok()
 }
@@ -240,7 +240,7 @@ fn send_one(items: Sender<u32>, number: u32, latch: Latch) -> bool {
 }
 
 /// A child that has gone to sleep in a call.
-fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(
+pub(crate) fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(
     child: &Process<T>,
     latch: &Latch,
 ) -> Result<()> {

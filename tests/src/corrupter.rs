@@ -115,6 +115,13 @@ impl Corrupter {
         }
     }
 
+    /// Writes the identity of a thread into this word of each mapping, as if it held the lock there.
+    pub fn forge_holder(&self, offset: u64, identity: u64) {
+        for mapping in self.mappings.iter().filter(|mapping| offset + 8 <= mapping.length) {
+            self.memory.write_all_at(&identity.to_ne_bytes(), mapping.start + offset).unwrap();
+        }
+    }
+
     /// Overwrites a word, or two for an identity, if there is any.
     pub fn write(&mut self, offset: Where) {
         if self.mappings.is_empty() {
