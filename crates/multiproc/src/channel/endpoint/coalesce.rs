@@ -61,7 +61,7 @@ mod tests {
 
     /// The number of pauses that is settled on when `frames` frames arrive in the time of `in_pauses` pauses.
     fn settled(enough: u32, frames: u32, in_pauses: u32) -> u32 {
-        let word = AtomicU32::new(0);
+        let word = AtomicU32::new(u32::MAX << 16); // the count of calls overflows
         let made = Cell::new(0);
         for _ in 0..100 {
             CoalescingDelay(&word).wait(enough, || {

@@ -102,6 +102,9 @@ impl Endpoint {
             Position::START.store_release(memory.word64(area + CACHED_PEER));
             memory.word64(area + ANCILLARY).store(just_before_overflow(4).into(), Relaxed);
             memory.word32(area + WAKEUP_FLAG).store(just_before_overflow(4), Relaxed);
+            memory.word32(area + FAILED_SPINS).store(just_before_overflow(4), Relaxed);
+            // The count of calls is its high half.
+            memory.word32(area + COALESCING).store(just_before_overflow(4) << 16, Relaxed);
         }
     }
 
