@@ -43,6 +43,9 @@ pub use bytemuck::Pod;
 /// }
 /// ```
 ///
+/// A slice is `AsRef<[T]>`, so other crates read its memory without a copy: `ndarray::ArrayView::from(slice.as_ref())`,
+/// or Arrow's `Buffer::from(bytes::Bytes::from_owner(slice))`.
+///
 /// # Elements
 ///
 /// Elements are [`Pod`], plain old data: numbers, arrays of them, and structs of them without padding. For a
