@@ -23,7 +23,7 @@ trials![
     receivers_meet_the_end_when_all_is_done,
     a_sender_waits_for_what_is_not_done,
     a_timed_join_ends_on_time,
-    a_receiver_tells_what_is_queued,
+    both_ends_tell_what_is_queued,
     an_iteration_with_a_time_limit_ends_with_a_timeout,
     items_are_as_large_as_their_share_and_leave_no_memory,
     a_bad_item_is_refused_or_done,
@@ -200,18 +200,24 @@ fn a_sender_waits_for_what_is_not_done() -> Outcome {
     Ok(())
 }
 
-fn a_receiver_tells_what_is_queued() -> Outcome {
+fn both_ends_tell_what_is_queued() -> Outcome {
     let (sender, receiver): Ends<u32> = joinable(3, Unfinished::Redeliver)?;
-    assert!(receiver.is_empty());
+    assert!(receiver.is_empty() && sender.is_empty());
     (0..3).try_for_each(|number| sender.send(number))?;
     let tell = |receiver: JoinableReceiver<u32>| (receiver.len(), receiver.is_empty(), receiver.capacity());
     assert_eq!(Process::spawn(tell, (receiver.clone(),))?.join()?, (3, false, 3));
+    let tell = |sender: JoinableSender<u32>| (sender.len(), sender.is_empty(), sender.capacity());
+    assert_eq!(Process::spawn(tell, (sender.clone(),))?.join()?, (3, false, 3));
     let delivery = receiver.recv()?;
-    assert_eq!((receiver.len(), sender.unfinished()), (2, 3));
+    assert_eq!((receiver.len(), sender.len(), sender.unfinished()), (2, 2, 3));
     drop(delivery); // it goes back
-    assert_eq!(receiver.len(), 3);
+    assert_eq!((receiver.len(), sender.len()), (3, 3));
     receiver.recv()?.done();
-    assert_eq!((receiver.len(), sender.unfinished()), (2, 2));
+    assert_eq!((receiver.len(), sender.len(), sender.unfinished()), (2, 2, 2));
+    let deliveries = [receiver.recv()?, receiver.recv()?];
+    assert!(receiver.is_empty() && sender.is_empty());
+    assert_eq!(sender.unfinished(), 2);
+    drop(deliveries);
     Ok(())
 }
 

@@ -206,6 +206,30 @@ impl<T> JoinableSender<T> {
         self.end.items.0.len()
     }
 
+    /// The number of items that are queued, without those that receivers have:
+    /// [`unfinished`](Self::unfinished) counts these, too. Other processes may change it at any time.
+    ///
+    /// ```
+    /// use multiproc::queue;
+    ///
+    /// let (sender, receiver) = queue::joinable(16, queue::Unfinished::Redeliver)?;
+    /// sender.send(1)?;
+    /// sender.send(2)?;
+    /// let delivery = receiver.recv()?;
+    /// assert_eq!((sender.len(), sender.unfinished()), (1, 2));
+    /// delivery.done();
+    /// assert_eq!((sender.len(), sender.unfinished()), (1, 1));
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn len(&self) -> usize {
+        self.end.items.0.queued()
+    }
+
+    /// Whether no item is queued. Receivers may have items that are not done.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The most items that can be sent and not done.
     pub fn capacity(&self) -> usize {
         self.end.items.0.capacity()
