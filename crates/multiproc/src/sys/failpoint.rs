@@ -96,6 +96,10 @@ points! {
     /// The header of a frame is in a ring, and its bytes are not.
     MidFrame = "ring:mid-frame",
     LockTaken = "lock:taken",
+    /// A thread is to fall asleep until the holder of a lock releases it.
+    LockSleeps = "lock:sleeps",
+    /// A lock for which threads sleep is released, and none of them is woken.
+    LockReleased = "lock:released",
     /// A message's ancillary packet is sent, and its frame not published.
     AncillarySent = "channel:ancillary-sent",
     /// Messages were written to the ring or read from it, and that is not published.

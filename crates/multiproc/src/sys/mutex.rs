@@ -142,6 +142,7 @@ impl<'a> Mutex<'a> {
                     return Ok(None);
                 }
             } else if word & WAITERS != 0 || self.replace(word, word | WAITERS) {
+                failpoint::hit(Failpoint::LockSleeps);
                 futex::wait_low_half(self.word, word | WAITERS, Some(checks.time(deadline)));
                 has_slept = true;
             }
@@ -202,6 +203,7 @@ fn release_and_wake(word: &AtomicU64, own: ThreadId) {
     let release = |from| word.compare_exchange(from, 0, Release, Relaxed).is_ok();
     let foreign = own.foreign().bits();
     if release(own.bits() | WAITERS) || (!release(foreign) && release(foreign | WAITERS)) {
+        failpoint::hit(Failpoint::LockReleased);
         futex::wake_one_at_low_half(word);
     }
 }

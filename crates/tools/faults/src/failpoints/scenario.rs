@@ -52,6 +52,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "joinable queue", run: joinable::redelivered },
     Scenario { name: "joinable queue that reports", run: joinable::reported },
     Scenario { name: "locks", run: locks::all },
+    Scenario { name: "mutex", run: wakeups::mutex },
     Scenario { name: "event", run: wakeups::event },
     Scenario { name: "barrier", run: wakeups::barrier },
     Scenario { name: "reset barrier", run: wakeups::reset },

@@ -5,6 +5,7 @@
 //! same in its place.
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::process::id;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use multiproc::failpoints::{Failpoint, now};
-use multiproc::sync::{Atomic, Barrier, Condvar, Event, Mutex};
+use multiproc::sync::{Atomic, Barrier, Condvar, Event, LockError, Mutex};
 use multiproc::{Error, Process, RemoteFn};
 use nix::unistd::gettid;
 use serde::Serialize;
@@ -45,6 +46,50 @@ pub(super) fn event(allowed: AllowedFailures) -> Result<Observed> {
     observed.settled = Some(at);
     ensure!(woken.iter().all(|was_set| *was_set), "a thread was not woken");
     Ok(observed)
+}
+
+/// Whether the child holds the mutex, or has held it.
+type Held = (Mutex<u32>, Atomic<u32>);
+
+/// The child holds it, and releases it when a thread of its own sleeps for it, too.
+pub(super) fn mutex(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
+    let made: Result<Held, Error> = Mutex::new(0).and_then(|mutex| Ok((mutex, Atomic::new(0)?)));
+    let Some(held) = observed.tolerate(made, allowed)? else { return Ok(observed) };
+    let release = |(mutex, is_held): Held, sleepers: Sleepers| -> Result<(), Error> {
+        let guard = mutex.lock().or_else(LockError::into_guard)?;
+        is_held.store(1, SeqCst);
+        wait_until_asleep(&sleepers);
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let _ = tell.send(gettid().as_raw());
+                add_one(&mutex)
+            });
+            wait_until_asleep(&(id(), told.recv().into_iter().collect()));
+            drop(guard);
+            other.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    };
+    let wait = |(mutex, is_held): &Held| -> Result<(), Error> {
+        let until = now() + PATIENCE;
+        while is_held.load(SeqCst) == 0 && now() < until {
+            thread::yield_now();
+        }
+        add_one(mutex)
+    };
+    let (woken, at) = run(&mut observed, allowed, &held, release, wait, || held.1.load(SeqCst) == 0)?;
+    observed.settled = Some(at);
+    ensure!(woken.iter().all(Result::is_ok), "{woken:?}");
+    let count = *held.0.lock().or_else(LockError::into_guard)?;
+    ensure!(count >= WAITERS, "{count} were counted under the mutex");
+    Ok(observed)
+}
+
+/// A holder that was killed has changed nothing.
+fn add_one(mutex: &Mutex<u32>) -> Result<(), Error> {
+    *mutex.lock_timeout(PATIENCE).or_else(LockError::into_guard)? += 1;
+    Ok(())
 }
 
 /// Whether the child is about to arrive, beside its barrier.
