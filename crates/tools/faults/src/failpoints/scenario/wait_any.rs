@@ -1,7 +1,9 @@
 //! A child that waits for several things at a time, and one that closes a queue under others.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::thread;
 
 use anyhow::{Result, bail, ensure};
 use multiproc::failpoints::now;
@@ -15,7 +17,8 @@ const ROUNDS: u32 = 12;
 /// What the child waits for: a queue, a pipe and a socket.
 type Sources = (Receiver<u32>, Connection<u32, u32>, Fd<UnixStream>);
 
-/// Each message is answered before the next one is sent, so that the child waits for each.
+/// Each message is answered before the next one is sent, so that the child waits for each. The later ones are sent
+/// once it sleeps.
 pub(super) fn any(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
     let Some((sender, items)) = observed.tolerate(bounded(4), allowed)? else { return Ok(observed) };
@@ -23,10 +26,15 @@ pub(super) fn any(allowed: AllowedFailures) -> Result<Observed> {
     let (mut client, served) = UnixStream::pair()?;
     let sources: Sources = (items, theirs, Fd::from(served));
     let child = Process::spawn(answer, (sources,));
-    let answered = (0..ROUNDS).all(|number| match number % 3 {
-        0 => sender.send(number).is_ok() && ours.recv().is_ok_and(|answer| answer == number),
-        1 => ours.send(number).is_ok() && ours.recv().is_ok_and(|answer| answer == number),
-        _ => client.write_all(b"x").is_ok() && client.read_exact(&mut [0]).is_ok(),
+    let answered = (0..ROUNDS).all(|number| {
+        if number >= ROUNDS / 2 {
+            wait_until_it_sleeps(&child);
+        }
+        match number % 3 {
+            0 => sender.send(number).is_ok() && ours.recv().is_ok_and(|answer| answer == number),
+            1 => ours.send(number).is_ok() && ours.recv().is_ok_and(|answer| answer == number),
+            _ => client.write_all(b"x").is_ok() && client.read_exact(&mut [0]).is_ok(),
+        }
     });
     drop((sender, ours));
     let ended = observed.tolerate(child.and_then(Process::join), allowed)?;
@@ -39,6 +47,16 @@ pub(super) fn any(allowed: AllowedFailures) -> Result<Observed> {
         _ => {}
     }
     Ok(observed)
+}
+
+/// Waits until the child sleeps, or lives no more. When it has answered a message, it sleeps for nothing but the next
+/// one.
+fn wait_until_it_sleeps<R>(child: &Result<Process<R>, Error>) {
+    let Ok(child) = child else { return };
+    let stat = format!("/proc/{0}/task/{0}/stat", child.pid());
+    while child.is_alive() && fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") S ")) {
+        thread::yield_now();
+    }
 }
 
 /// Returns the number of answers, when the other ends are gone.
