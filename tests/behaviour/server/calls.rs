@@ -1,6 +1,5 @@
 //! Calls of a server: order, handles, values of any size, and concurrent callers.
 
-use std::collections::HashMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,7 +32,6 @@ trials![
     a_call_with_a_time_limit_ends_on_time,
     a_time_limit_holds_while_another_thread_waits_for_room,
     a_caller_that_takes_no_results_delays_no_other,
-    a_dictionary_a_list_and_a_namespace_are_states,
 ];
 
 fn methods_change_a_state_that_stays_in_its_process() -> Outcome {
@@ -367,19 +365,5 @@ fn a_caller_that_takes_no_results_delays_no_other() -> Outcome {
     }
     latch.send(())?;
     assert_eq!(child.join()??, CALLS as usize * 30_000);
-    Ok(())
-}
-
-fn a_dictionary_a_list_and_a_namespace_are_states() -> Outcome {
-    let dict = Server::spawn(HashMap::<String, u32>::new, ())?;
-    assert_eq!(dict.call(HashMap::insert, ("a".to_owned(), 1))?, None);
-    let get = |dict: &mut HashMap<String, u32>, key: String| dict.get(&key).copied();
-    assert_eq!(dict.call(get, ("a".to_owned(),))?, Some(1));
-    assert_eq!(dict.stop()?, HashMap::from([("a".to_owned(), 1)]));
-    let list = Server::spawn(Vec::<u32>::new, ())?;
-    list.call(Vec::push, (7,))?;
-    list.call(|list: &mut Vec<u32>, more: Vec<u32>| list.extend(more), (vec![8, 9],))?;
-    assert_eq!(list.call(Vec::pop, ())?, Some(9));
-    assert_eq!(list.stop()?, [7, 8]);
     Ok(())
 }

@@ -5,6 +5,7 @@ mod deaths;
 mod ends;
 mod panics;
 mod restarts;
+mod states;
 
 use std::time::Duration;
 
@@ -14,7 +15,14 @@ use multiproc::{Connection, Process, Result, Server, pipe};
 use crate::support::TEST_TIMEOUT;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let trials = [calls::trials(), deaths::trials(), ends::trials(), panics::trials(), restarts::trials()];
+    let trials = [
+        calls::trials(),
+        deaths::trials(),
+        ends::trials(),
+        panics::trials(),
+        restarts::trials(),
+        states::trials(),
+    ];
     trials.into_iter().flatten().collect()
 }
 
