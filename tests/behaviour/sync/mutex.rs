@@ -16,6 +16,7 @@ trials![
     a_killed_holder_poisons_the_lock_for_the_next,
     a_holder_killed_while_others_wait_leaves_it_to_them,
     a_killed_holder_leaves_the_old_value,
+    a_killed_holder_of_a_slice_leaves_what_it_has_set,
     a_holder_that_exits_poisons_it,
     a_holder_that_panics_poisons_it,
     a_thread_that_ends_while_it_holds_it_poisons_it,
@@ -104,6 +105,26 @@ fn hold_poisoned(mutex: &Mutex<u64>, stage: &Stage) -> Result<()> {
     *mutex.lock().or_else(LockError::into_guard)? = 7;
     stage.send(())?;
     stage.recv()
+}
+
+/// An element is written when it is set, and a value when its guard is dropped.
+fn a_killed_holder_of_a_slice_leaves_what_it_has_set() -> Outcome {
+    let mutex = Mutex::from_slice(&[1_u64, 2, 3])?;
+    let hold = |mutex: Mutex<[u64]>, stage: Stage| -> Result<()> {
+        let mut elements = mutex.lock()?;
+        elements.set(1, 20);
+        stage.send(())?;
+        let _ = stage.recv();
+        elements.set(2, 30);
+        Ok(())
+    };
+    let (child, _stage) = started(hold, &mutex)?;
+    let pid = killed(child);
+    let Err(LockError::Poisoned(poisoned)) = ends_soon(|| mutex.lock()) else { panic!("not told") };
+    assert_eq!((poisoned.error().pid(), poisoned.error().signal()), (Some(pid), Some(9)));
+    assert_eq!(poisoned.into_guard().to_vec(), [1, 20, 3]);
+    assert!(mutex.is_poisoned());
+    Ok(())
 }
 
 fn a_holder_that_exits_poisons_it() -> Outcome {
