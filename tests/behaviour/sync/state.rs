@@ -1,18 +1,20 @@
-//! Handles of each kind in the state of a pool's workers.
+//! Handles of each kind in the state of a pool's workers, through a pipe, and through a queue.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
 use multiproc::pool::State;
+use multiproc::queue::{Receiver, bounded};
 use multiproc::sync::{Atomic, Barrier, Condvar, Event, Mutex, Once, OnceCell, RwLock, Semaphore};
-use multiproc::{ArrayChunk, Pool, Result, Server, SharedArray, StartMethod};
+use multiproc::{ArrayChunk, Connection, Pool, Result, Server, SharedArray, StartMethod, pipe};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Outcome, trials};
+use crate::support::{METHODS, Outcome, trials, with};
 
 trials![
     each_kind_works_in_the_state_of_workers,
     each_kind_works_in_a_preloaded_state,
+    each_kind_travels_through_a_pipe_and_a_queue,
     each_kind_is_send_and_sync,
 ];
 
@@ -81,9 +83,14 @@ impl Handles {
     fn check(&self, pool: &Pool<State<Self>>) -> Outcome {
         let used = pool.broadcast(Self::use_all, ())?;
         let used = used.into_iter().map(|used| used?).collect::<Result<Vec<_>>>()?;
+        self.check_used(&used, &pool.worker_pids())
+    }
+
+    /// Finds what the users did, of which each returned this.
+    fn check_used(&self, used: &[(bool, u32)], pids: &[u32]) -> Outcome {
         assert_eq!(used.iter().filter(|(leads, _)| *leads).count(), 1);
         assert!(used.iter().all(|(_, value)| Some(*value) == self.cell.get()), "{used:?}");
-        assert!(pool.worker_pids().contains(&used[0].1));
+        assert!(pids.contains(&used[0].1));
         assert_eq!((*self.arrived.lock()?, *self.lock.read()?), (3, 3));
         assert_eq!(self.slice.lock()?.to_vec(), [0, 5]);
         assert_eq!((self.counts[0].load(SeqCst), self.counts[1].load(SeqCst)), (1, 3));
@@ -111,6 +118,26 @@ fn each_kind_works_in_a_preloaded_state() -> Outcome {
         Ok::<_, multiproc::Error>(handles)
     };
     handles.check(&builder.try_preload(make, (handles.clone(),)).build()?)
+}
+
+/// One user has the handles from a pipe, one from a queue, and one is this process.
+fn each_kind_travels_through_a_pipe_and_a_queue() -> Outcome {
+    for method in METHODS {
+        let mut handles = Handles::new()?;
+        let by_pipe = |pipe: Connection<(), Handles>| -> Result<(bool, u32)> { pipe.recv()?.use_all() };
+        let by_queue = |queue: Receiver<Handles>| -> Result<(bool, u32)> { queue.recv()?.use_all() };
+        let ((ours, theirs), (sender, receiver)) = (pipe()?, bounded(1)?);
+        let children = [with(method).spawn(by_pipe, (theirs,))?, with(method).spawn(by_queue, (receiver,))?];
+        let pids = [children[0].pid(), children[1].pid(), std::process::id()];
+        ours.send(handles.clone())?;
+        sender.send(handles.clone())?;
+        let mut used = vec![handles.use_all()?];
+        for child in children {
+            used.push(child.join()??);
+        }
+        handles.check_used(&used, &pids)?;
+    }
+    Ok(())
 }
 
 /// The compiler checks it.
