@@ -9,11 +9,13 @@ use std::time::Duration;
 use multiproc::{ArrayChunk, Connection, Pool, Process, Result, SharedArray, pipe};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::shared_slice::inode_at;
 use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials};
 
 trials![
     chunks_that_workers_have_filled_are_the_array,
     an_array_can_be_filled_again_and_again,
+    it_becomes_a_slice_without_a_copy,
     an_iterator_that_has_no_more_chunks_keeps_none,
     a_chunk_comes_back_as_a_result,
     the_two_halves_are_disjoint,
@@ -53,6 +55,19 @@ fn an_array_can_be_filled_again_and_again() -> Outcome {
         array.join()?;
     }
     assert!(array.into_shared()?.iter().copied().eq((0..1_000).map(|number| 5 + 3 * number)));
+    Ok(())
+}
+
+/// The chunk and the slice are of the same memory.
+fn it_becomes_a_slice_without_a_copy() -> Outcome {
+    let mut array = SharedArray::<u64>::zeroed(100_000)?;
+    let [mut chunk, _] = array.split_at(100_000)?;
+    chunk.as_mut().fill(7);
+    let memory = inode_at(chunk.as_mut().as_ptr());
+    drop(chunk);
+    let slice = array.into_shared()?;
+    assert_eq!(inode_at(slice.as_ptr()), memory);
+    assert!(slice.iter().all(|&element| element == 7));
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use crate::support::{Outcome, TEST_TIMEOUT, alone, descriptors, send_signal, tri
 trials![
     another_process_reads_it,
     an_empty_one_travels,
+    it_is_a_slice_by_as_ref,
     the_tasks_of_a_pool_read_parts_of_it,
     a_thousand_tasks_map_it_once,
     one_too_large_to_be_kept_is_given_back,
@@ -57,7 +58,12 @@ struct Holdings {
 }
 
 fn holdings<T: Pod>(slice: &SharedSlice<T>) -> Holdings {
-    let address = slice.as_ptr().addr();
+    holdings_of(inode_at(slice.as_ptr()))
+}
+
+/// The number of the memory that is at an address of this process.
+pub(crate) fn inode_at<T>(address: *const T) -> u64 {
+    let address = address.addr();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let inside = |line: &&str| {
         let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
@@ -66,7 +72,7 @@ fn holdings<T: Pod>(slice: &SharedSlice<T>) -> Holdings {
     };
     let line = maps.lines().find(inside).unwrap();
     assert!(line.contains("/memfd:"), "{line}");
-    holdings_of(line.split_whitespace().nth(4).unwrap().parse().unwrap())
+    line.split_whitespace().nth(4).unwrap().parse().unwrap()
 }
 
 fn holdings_of(inode: u64) -> Holdings {
@@ -117,6 +123,21 @@ fn another_process_reads_it() -> Outcome {
 fn an_empty_one_travels() -> Outcome {
     let child = Process::spawn(|numbers: SharedSlice<u64>| numbers.len(), (numbers(0)?,))?;
     assert_eq!(child.join()?, 0);
+    Ok(())
+}
+
+/// What takes an `AsRef<[T]>` reads the memory itself.
+fn it_is_a_slice_by_as_ref() -> Outcome {
+    let read = |numbers: SharedSlice<u64>| {
+        let slice: &[u64] = numbers.as_ref();
+        (slice.as_ptr() == numbers.as_ptr(), slice.to_vec())
+    };
+    for count in [1, 100_000] {
+        let expected: Vec<u64> = (0..count).collect();
+        assert_eq!(read(numbers(count)?), (true, expected.clone()));
+        assert_eq!(Process::spawn(read, (numbers(count)?,))?.join()?, (true, expected));
+    }
+    assert_eq!(numbers(0)?.as_ref(), [0_u64; 0]);
     Ok(())
 }
 
