@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use multiproc::queue::{Receiver, bounded};
@@ -12,13 +12,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    Outcome, TEST_TIMEOUT, alone, descriptors, eventually, send_signal, trials, wait_for_state,
+    METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, eventually, send_signal, trials, wait_for_state, with,
 };
 
 trials![
     a_server_accepts_in_the_parent_and_serves_in_children,
     a_child_opens_a_file_and_returns_it,
     it_travels_through_a_queue_and_a_pipe,
+    one_with_a_high_number_travels,
     batches_of_items_with_and_without_descriptors_keep_their_order,
     a_descriptor_that_is_never_received_is_closed,
     a_killed_receiver_leaves_the_descriptor_to_another,
@@ -105,6 +106,32 @@ fn it_travels_through_a_queue_and_a_pipe() -> Outcome {
     let received: OwnedFd = there.recv()?.into_inner();
     assert_eq!(text(Fd::from(File::from(received))), "pipe");
     Ok(())
+}
+
+/// A process with hundreds of descriptors sends and receives it.
+fn one_with_a_high_number_travels() -> Outcome {
+    alone(|| {
+        let crowd: Vec<File> = (0..300).map(|_| File::open("/dev/null").unwrap()).collect();
+        let high = |text| {
+            let file = file(text);
+            assert!(file.as_raw_fd() > 300, "{file:?}");
+            file
+        };
+        for method in METHODS {
+            assert_eq!(with(method).spawn(text, (high("argument"),))?.join()?, "argument");
+            let echoed = with(method).spawn(|file: Fd<File>| file, (high("result"),))?.join()?;
+            assert!(echoed.as_raw_fd() > 300, "{echoed:?}");
+            assert_eq!(text(echoed), "result");
+        }
+        let (sender, receiver) = bounded(1)?;
+        sender.send(high("queue"))?;
+        assert_eq!(text(receiver.recv()?), "queue");
+        let (here, there) = pipe::<Fd<File>, ()>()?;
+        here.send(high("pipe"))?;
+        assert_eq!(text(there.recv()?), "pipe");
+        drop(crowd);
+        Ok(())
+    })
 }
 
 fn batches_of_items_with_and_without_descriptors_keep_their_order() -> Outcome {
