@@ -15,6 +15,7 @@ use crate::support::{METHODS, Outcome, TEST_TIMEOUT, block, eventually, send_sig
 trials![
     as_completed_returns_results_as_they_arrive,
     as_completed_of_a_used_handle_ends,
+    the_first_failure_is_found_while_other_tasks_run,
     a_death_is_one_result_of_as_completed,
     as_completed_ends_with_its_pool,
     callbacks_run_once_each_and_may_panic,
@@ -52,6 +53,24 @@ fn as_completed_of_a_used_handle_ends() -> Outcome {
     let mut results = as_completed([used]);
     assert!(results.next().unwrap().1.is_err());
     assert!(results.next().is_none());
+    Ok(())
+}
+
+/// Python's `FIRST_EXCEPTION`.
+fn the_first_failure_is_found_while_other_tasks_run() -> Outcome {
+    for method in METHODS {
+        let pool = Pool::builder().workers(2).start_method(method).build()?;
+        let (slow, latch) = blocked_task(&pool)?;
+        let panics = |(): ()| -> () { panic!("on purpose") };
+        let tasks = [slow, pool.submit(drop, ((),))?, pool.submit(panics, ((),))?];
+        let mut results = as_completed(tasks);
+        let (index, failed) = results.find(|(_, result)| result.is_err()).unwrap();
+        assert_eq!((index, failed.unwrap_err().is_panic()), (2, true));
+        let (index, slow) = results.into_pending().next().unwrap();
+        assert!(index == 0 && slow.is_running());
+        drop(latch);
+        slow.get()?;
+    }
     Ok(())
 }
 
