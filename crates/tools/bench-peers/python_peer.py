@@ -14,10 +14,12 @@ import time
 import zlib
 from array import array
 from multiprocessing.managers import BaseManager
+from threading import BrokenBarrierError
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
 SUMS = 200
+LOCKS = 200_000
 CAPACITY = 1024
 CAPACITY_1MIB = 16
 
@@ -286,6 +288,39 @@ def lock(scale):
     return series(scale, scale.times(2000), thousand)
 
 
+def add_often(lock, number, barrier):
+    try:
+        while True:
+            barrier.wait()
+            for _ in range(LOCKS):
+                with lock:
+                    number.value += 1
+            barrier.wait()
+    except BrokenBarrierError:
+        pass
+
+
+def lock_by_two(scale):
+    lock, number, barrier = mp.Lock(), mp.Value("Q", 0, lock=False), mp.Barrier(3)
+    children = [mp.Process(target=add_often, args=(lock, number, barrier), daemon=True) for _ in range(2)]
+    for child in children:
+        child.start()
+    expected = 0
+
+    def work():
+        nonlocal expected
+        barrier.wait()
+        barrier.wait()
+        expected += 2 * LOCKS
+        return number.value
+
+    measured = rate(scale, 2 * LOCKS / 1e6, work, lambda got: check("number under the lock", expected, got))
+    barrier.abort()
+    for child in children:
+        child.join()
+    return measured
+
+
 class Cubes:
     def cube(self, n):
         return cube(n)
@@ -325,6 +360,7 @@ ENTRIES = {
     (FORK, "W7-cold"): cold,
     (FORK, "W7-PSS"): memory,
     (FORK, "W8-lock"): lock,
+    (FORK, "W8-lock-x2"): lock_by_two,
     (FORK, "W9-server-call"): lambda e: with_manager(e, back_to_back),
     (FORK, "W9-server-call-sleep"): lambda e: with_manager(e, from_sleep),
     (FORK, "W12-memory"): table_memory,
@@ -341,7 +377,7 @@ def gigabytes(measured):
 
 
 def unit(case):
-    special = {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB", "W8-lock": "ns"}
+    special = {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB", "W8-lock": "ns", "W8-lock-x2": "M/s"}
     special |= {"W12-memory": "MB", "W12-first": "ms", "cluster-task": "µs"}
     return special.get(case) or UNITS[case[:2]]
 
