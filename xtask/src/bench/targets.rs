@@ -68,6 +68,7 @@ const TARGETS: &[Target] = &[
     target(&case::LOCK, MostTimes(1.5, ROBUST, &case::LOCK)),
     target(&case::LOCK_X2, LeastTimes(0.8, ROBUST, &case::LOCK_X2)),
     target(&case::FILL, LeastTimes(0.9, FILLING_THREADS, &case::FILL)),
+    target(&case::FILL, LeastTimes(0.9, RAYON, &case::FILL)),
     target(&case::AWAIT, MostTimes(1.3, GET, &case::AWAIT)),
     target(&case::AWAIT_300, MostTimes(1.3, GET, &case::AWAIT_300)),
     // "A table costs its size once, and a replacement is there in a millisecond": 67 MB, and a tenth.

@@ -10,7 +10,10 @@ use anyhow::Result;
 use bench::case;
 use bench::measure::{self, Scale, back_to_back, from_sleep, rate};
 use bench::program::{Entry, Measured, entry};
-use bench::work::{self, BLOCK, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
+use bench::work::{
+    self, BLOCK, FILL, FILL_AMOUNT, FILL_CHUNK, SUMS, SUMS_AMOUNT, check, check_cubes, check_filled, cube,
+    fill, real,
+};
 use bench_peers::run;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -49,6 +52,7 @@ fn entries() -> Vec<Entry> {
             sums(scale, |number| u64::from(number) + work::sum(black_box(&block)))
         }),
         entry(RAYON, &case::COLD, |scale| measure::cold(scale, &["fresh"])),
+        entry(RAYON, &case::FILL, fill_array),
     ];
     entries.extend(real_work::entries());
     entries
@@ -83,4 +87,18 @@ fn sums(scale: Scale, sum: impl Fn(u8) -> u64 + Sync) -> Result<Measured> {
     let expected = work::sum(&rest) * SUMS as u64 + numbers.clone().map(u64::from).sum::<u64>();
     let work = || Ok(pool.install(|| numbers.clone().into_par_iter().map(&sum).sum()));
     rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
+}
+
+/// The same memory in each repetition, as that of the library.
+fn fill_array(scale: Scale) -> Result<Measured> {
+    let pool = two()?;
+    let mut array = vec![0_u64; FILL];
+    let work = || {
+        let chunks = array.par_chunks_mut(FILL_CHUNK).enumerate();
+        pool.install(|| chunks.for_each(|(index, chunk)| fill(index * FILL_CHUNK, chunk)));
+        Ok(())
+    };
+    let measured = rate(scale, FILL_AMOUNT, work, Ok)?;
+    check_filled(&array)?;
+    Ok(measured)
 }
