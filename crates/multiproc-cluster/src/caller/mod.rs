@@ -1,6 +1,8 @@
 //! A program's session with a pool of the cluster: its outstanding chunks, and the hosts that serve them.
 
 mod contact;
+#[cfg(test)]
+mod for_tests;
 pub(crate) mod inbox;
 mod monitor;
 mod outstanding;

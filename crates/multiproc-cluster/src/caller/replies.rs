@@ -144,6 +144,21 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
     Reply::Finished
 }
 
+/// The results of a chunk while they are fetched. If that panics, they are not fetched any more, and the agent asks
+/// again: no other host would get the chunk, and the call would wait for ever.
+struct Arriving<'a> {
+    caller: &'a Caller,
+    chunk: u64,
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        if let Some(outstanding) = self.caller.lock().outstanding.get_mut(&self.chunk) {
+            outstanding.is_arriving = false;
+        }
+    }
+}
+
 /// As [`finish`], with results from the object store. `None` if they are being read: the agent asks again.
 async fn fetch(
     caller: &Arc<Caller>,
@@ -165,14 +180,13 @@ async fn fetch(
         payload::remove(&caller.connection, &caller.session, object).await;
         return Some(Reply::Finished);
     }
+    let arriving = Arriving { caller, chunk };
     let content = match payload::get(&caller.connection, &caller.session, object, caller.settings.lease).await
     {
         Ok(bytes) => Content::Results { bytes, host: host.into(), work },
         Err(error) => Content::Lost(encoded::placed(error, None, Some(&host))),
     };
-    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
-        outstanding.is_arriving = false;
-    }
+    drop(arriving);
     let reply = finish(caller, chunk, grant, content);
     payload::remove(&caller.connection, &caller.session, object).await;
     Some(reply)
@@ -181,4 +195,39 @@ async fn fetch(
 /// The error of results that cannot be read, for all items of a chunk.
 pub(crate) fn unreadable() -> multiproc::Error {
     encoded::undecodable("a host has sent results that do not fit the items")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::for_tests;
+
+    #[tokio::test]
+    async fn results_under_an_old_grant_are_dropped() {
+        let caller = for_tests::caller(|_| Vec::new()).await;
+        let inbox = for_tests::submit(&caller, 7);
+        caller.lock().outstanding.get_mut(&7).unwrap().grant = 2;
+        let results = || Content::Results { bytes: Vec::new(), host: "h".into(), work: Duration::ZERO };
+        assert_eq!(finish(&caller, 7, 1, results()), Reply::Superseded);
+        assert!(!inbox.has_some() && caller.stats().hosts.is_empty());
+        assert_eq!(finish(&caller, 7, 2, results()), Reply::Finished);
+        assert!(inbox.try_take().is_some());
+        assert_eq!(finish(&caller, 7, 2, results()), Reply::Finished);
+        assert!(!inbox.has_some(), "they arrive twice");
+    }
+
+    #[tokio::test]
+    async fn results_whose_fetch_panics_may_be_fetched_again() {
+        let caller = for_tests::caller(|_| Vec::new()).await;
+        for_tests::submit(&caller, 7);
+        caller.lock().outstanding.get_mut(&7).unwrap().is_arriving = true;
+        let fetching = Arc::clone(&caller);
+        let fetch = async move {
+            let _arriving = Arriving { caller: &fetching, chunk: 7 };
+            std::future::ready(()).await;
+            panic!("the fetch panics");
+        };
+        assert!(tokio::spawn(fetch).await.is_err_and(|error| error.is_panic()));
+        assert!(!caller.lock().outstanding[&7].is_arriving);
+    }
 }

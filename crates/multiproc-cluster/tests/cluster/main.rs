@@ -12,6 +12,7 @@ mod access;
 mod ahead;
 mod bounds;
 mod calls;
+mod damaged;
 mod faults;
 mod forked_copy;
 mod hosts;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         calls::trials(),
         access::trials(),
         ahead::trials(),
+        damaged::trials(),
         faults::trials(),
         forked_copy::trials(),
         hosts::trials(),
