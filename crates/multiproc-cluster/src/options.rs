@@ -95,3 +95,13 @@ pub(crate) struct Options {
     pub(crate) buffer_size: Option<usize>,
     pub(crate) on_host_loss: HostLoss,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_takes_ten_seconds_by_default() {
+        assert_eq!(ClusterBuilder::new("").lease, Duration::from_secs(10));
+    }
+}

@@ -1,9 +1,6 @@
 //! Whatever is killed, each handle resolves within the lease and five seconds.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +9,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clock::Clock;
 use crate::link::Link;
 use crate::server::{Server, Settings};
 use crate::support::{Outcome, Running, TEST_TIMEOUT, trials, wait_until};
@@ -103,7 +101,7 @@ fn no_host_comes() {
     let pool = server.cluster().lease(LEASE).connect().unwrap().pool("bounds").unwrap();
     let clock = Clock::start();
     let results = pool.map_results(square, 0..100).unwrap();
-    clock.check();
+    clock.check(LEASE);
     assert_eq!(results.len(), 100);
     let is_unserved = |error: multiproc::Error| error.to_string().contains("no host serves");
     assert!(results.into_iter().all(|result| result.is_err_and(is_unserved)));
@@ -120,7 +118,7 @@ fn the_host_of_a_call_is_killed() {
     case.agent.kill();
     let clock = Clock::start();
     let failed = results.filter(Result::is_err).count();
-    clock.check();
+    clock.check(LEASE);
     assert!(failed > 90, "{failed}");
 }
 
@@ -131,7 +129,7 @@ fn the_broker_of_a_call_is_killed() {
     case.server.kill();
     let clock = Clock::start();
     let failed = results.filter(Result::is_err).count();
-    clock.check();
+    clock.check(LEASE);
     assert!(failed > 900, "{failed}");
 }
 
@@ -147,7 +145,7 @@ fn the_disk_is_full_for_a_call() {
         let error = results.next().unwrap().unwrap_err();
         assert!(error.to_string().contains("does not take the work"), "{error}");
     }
-    clock.check();
+    clock.check(LEASE);
     drop(busy);
 }
 
@@ -216,7 +214,7 @@ impl Case {
         harm(&mut self);
         let mut texts = Vec::new();
         for task in self.tasks.drain(..) {
-            texts.push(clock.resolved(task).unwrap_err().to_string());
+            texts.push(resolved(&clock, task).unwrap_err().to_string());
         }
         let is_expected = |found: &String| expected.iter().any(|text| found.contains(text));
         assert!(texts.iter().all(is_expected), "{texts:?}");
@@ -244,7 +242,7 @@ fn host_and_broker_are_killed() {
     thread::sleep(LEASE * 8 / 10);
     case.server.restart();
     for task in tasks {
-        let error = clock.resolved(task).unwrap_err().to_string();
+        let error = resolved(&clock, task).unwrap_err().to_string();
         assert!(["no host", "host a was lost"].iter().any(|text| error.contains(text)), "{error}");
     }
 }
@@ -262,7 +260,7 @@ fn objects_are_deleted() {
     for task in busy {
         assert!(task.cancel());
     }
-    let error = clock.resolved(task).unwrap_err();
+    let error = resolved(&clock, task).unwrap_err();
     assert!(error.to_string().contains("object store"), "{error}");
 }
 
@@ -280,7 +278,7 @@ fn the_disk_is_full() {
     let tasks: Vec<_> = (0..30).map(submit).collect();
     let refused = || tasks.iter().filter(|task| task.is_ready()).count();
     wait_until("what does not fit is refused", || refused() >= 15);
-    clock.check();
+    clock.check(LEASE);
     for task in busy {
         assert!(task.cancel());
     }
@@ -295,51 +293,13 @@ fn the_disk_is_too_small() {
     let case = Case::with(Storage::File, small_disk());
     let clock = Clock::start();
     let large = case.pool.submit(enlarge, (Vec::new(), 2_000_000)).unwrap();
-    let error = clock.resolved(large).unwrap_err();
+    let error = resolved(&clock, large).unwrap_err();
     assert!(error.to_string().contains("object store"), "{error}");
 }
 
-/// Measures the time that a handle takes, without that in which the machine did not run this program.
-struct Clock {
-    started: Instant,
-    is_over: Arc<AtomicBool>,
-    late: Arc<AtomicU64>,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let clock = Self { started: Instant::now(), is_over: Arc::default(), late: Arc::default() };
-        let (is_over, late) = (Arc::clone(&clock.is_over), Arc::clone(&clock.late));
-        thread::spawn(move || {
-            let pause = Duration::from_millis(5);
-            while !is_over.load(Relaxed) {
-                let before = Instant::now();
-                thread::sleep(pause);
-                let excess = before.elapsed().saturating_sub(pause).as_millis();
-                late.fetch_add(u64::try_from(excess).unwrap(), Relaxed);
-            }
-        });
-        clock
-    }
-
-    /// Waits for the result.
-    fn resolved<R: Serialize + DeserializeOwned>(&self, mut task: TaskHandle<R>) -> multiproc::Result<R> {
-        let result =
-            task.get_timeout(TEST_TIMEOUT).map(|result| result.expect("the handle does not resolve"));
-        self.check();
-        result
-    }
-
-    fn check(&self) {
-        let (took, late) = (self.started.elapsed(), Duration::from_millis(self.late.load(Relaxed)));
-        // Broker and agents are late, too: three times the delay that this program has itself.
-        let bound = LEASE + Duration::from_secs(5) + late * 3;
-        assert!(took <= bound, "{took:?}, where {bound:?} are allowed");
-    }
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        self.is_over.store(true, Relaxed);
-    }
+/// Waits for the result.
+fn resolved<R: Serialize + DeserializeOwned>(clock: &Clock, mut task: TaskHandle<R>) -> multiproc::Result<R> {
+    let result = task.get_timeout(TEST_TIMEOUT).map(|result| result.expect("the handle does not resolve"));
+    clock.check(LEASE);
+    result
 }

@@ -6,6 +6,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use futures_util::StreamExt;
 
+use crate::clock::Clock;
 use crate::server::Server;
 use crate::support::{
     LEASE, Outcome, TEST_TIMEOUT, agent, agent_with_pipe, caller, is_running, other_build, trials,
@@ -71,9 +72,11 @@ fn a_killed_callers_work_is_withdrawn() -> Outcome {
     let worker = wait_for_begin(folder.path(), &[]);
     server.wait_for_object();
     assert!(is_running(worker));
+    let clock = Clock::start();
     caller.kill();
     wait_until("its stream and its objects are removed", || server.streams().is_empty());
     wait_until("its task ends", || !is_running(worker));
+    clock.check(LEASE);
     assert_eq!(server.pool("next").map(square, 0..4)?, [0, 1, 4, 9]);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Inputs that block or panic.
 
 use std::cell::Cell;
+use std::iter::{once, repeat};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
@@ -8,12 +9,13 @@ use std::time::Duration;
 use multiproc::Result;
 
 use crate::server::Server;
-use crate::support::{Outcome, trials, wait_until};
-use crate::work::square;
+use crate::support::{LEASE, Outcome, TEST_TIMEOUT, trials, wait_until};
+use crate::work::{begin_and_wait, square};
 
 trials![
     a_result_that_is_there_comes_before_another_item_of_a_slow_input,
     a_panic_of_the_input_comes_after_the_results_of_the_items_before,
+    an_ordered_call_takes_no_more_than_its_window_while_its_first_item_takes_long,
 ];
 
 /// The second result may not be there when it is asked for, so there are several attempts.
@@ -51,5 +53,32 @@ fn a_panic_of_the_input_comes_after_the_results_of_the_items_before() -> Outcome
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"no more"));
     assert!(results.next().is_none());
     assert!(catch_unwind(AssertUnwindSafe(|| pool.map(square, input()))).is_err());
+    Ok(())
+}
+
+/// The caller keeps the results of all other items that it has taken.
+fn an_ordered_call_takes_no_more_than_its_window_while_its_first_item_takes_long() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("window")?;
+    pool.wait_for_hosts(1, TEST_TIMEOUT)?;
+    let [first, gone] = [folder.path().to_owned(), folder.path().join("gone")];
+    let taken = Cell::new(0);
+    let input = once(first).chain(repeat(gone)).inspect(|_| taken.set(taken.get() + 1));
+    let mut results = pool.imap(begin_and_wait, input);
+    wait_until("all other items have results", || {
+        assert!(results.next_timeout(Duration::ZERO).is_none(), "a result comes before its turn");
+        taken.get() > 1 && pool.stats().pending == 1
+    });
+    let most = taken.get();
+    for _ in 0..20 {
+        assert!(results.next_timeout(Duration::from_millis(5)).is_none());
+    }
+    assert_eq!(taken.get(), most);
+    std::fs::write(folder.path().join("go"), "")?;
+    for _ in 0..most {
+        assert_eq!(results.next().unwrap()?, agents[0].pid());
+    }
     Ok(())
 }

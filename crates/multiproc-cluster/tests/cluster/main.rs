@@ -12,7 +12,9 @@ mod access;
 mod ahead;
 mod bounds;
 mod calls;
+mod clock;
 mod damaged;
+mod deaths;
 mod faults;
 mod forked_copy;
 mod hosts;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         access::trials(),
         ahead::trials(),
         damaged::trials(),
+        deaths::trials(),
         faults::trials(),
         forked_copy::trials(),
         hosts::trials(),

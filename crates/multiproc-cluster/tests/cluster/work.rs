@@ -1,6 +1,7 @@
 //! What the tests run on the hosts.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,6 +61,14 @@ pub(crate) fn begin_and_wait(folder: PathBuf) -> u32 {
 /// Writes a file with the worker's pid, and takes an hour.
 pub(crate) fn hold(folder: PathBuf, _: Vec<u8>) {
     let _ = fs::write(folder.join(format!("begun-{}", std::process::id())), "");
+    std::thread::sleep(HOUR);
+}
+
+/// Appends a line with the worker's pid to a file, and takes an hour.
+pub(crate) fn note_and_hold(file: PathBuf) {
+    let line = format!("{}\n", std::process::id());
+    let file = fs::OpenOptions::new().create(true).append(true).open(file);
+    let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
     std::thread::sleep(HOUR);
 }
 
