@@ -24,6 +24,12 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const MIN_MAX_PAYLOAD: usize = 2 * MAX_HEADER_LEN;
 /// More than what a message has besides items or results.
 const MAX_HEADER_LEN: usize = 4096;
+/// What is longer goes in parts. The client's question waits behind a message, and two intervals later the client gives
+/// the connection up: so a message passes a link of 32 KiB a second.
+const MAX_MESSAGE_LEN: usize = 128 * 1024;
+
+/// Shorter items or results are not what ends a connection.
+pub(crate) const SMALL_LEN: usize = 16 * 1024;
 
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -121,7 +127,7 @@ impl Connection {
     /// The bytes that a message may have besides its header; larger ones go to the object store, in parts of that
     /// size. Not zero, whatever the server says.
     pub(crate) fn max_payload(&self) -> usize {
-        self.client.max_payload().min(512 * 1024).saturating_sub(MAX_HEADER_LEN).max(1024)
+        self.client.max_payload().min(MAX_MESSAGE_LEN).saturating_sub(MAX_HEADER_LEN).max(1024)
     }
 }
 
@@ -272,6 +278,14 @@ mod tests {
         let refused = fake_broker::connect(8191, |_| Vec::new()).await.err().expect("it is not refused");
         assert!(refused.to_string().contains("`max_payload` is 8191 bytes"), "{refused}");
         assert!(fake_broker::connect(8192, |_| Vec::new()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_message_passes_a_slow_link_before_the_client_gives_the_connection_up() {
+        const BYTES_PER_SECOND: u64 = 32 * 1024;
+        let connection = fake_broker::connect(100_000_000, |_| Vec::new()).await.unwrap();
+        let length = (connection.max_payload() + MAX_HEADER_LEN) as u64;
+        assert!(Duration::from_millis(1000 * length / BYTES_PER_SECOND) <= 2 * PING_INTERVAL);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use async_nats::ConnectOptions;
 
 use crate::connection::Connection;
 
-/// Connects to a broker with that `max_payload`. Each request gets what `answer` makes of its payload; it may block.
+/// Connects to a broker with that `max_payload`. Each request gets what `answer` makes of its payload; it may block. An
+/// answer without bytes ends the connection. What asks for no answer gets none.
 pub(crate) async fn connect(
     max_payload: usize,
     answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
@@ -43,8 +44,14 @@ fn serve(mut stream: &TcpStream, max_payload: usize, answer: &dyn Fn(&[u8]) -> V
                 let mut payload = vec![0; length.parse::<usize>().ok()? + 2];
                 commands.read_exact(&mut payload).ok()?;
                 let answer = answer(&payload[..payload.len() - 2]);
+                if answer.is_empty() {
+                    return None;
+                }
                 let head = format!("MSG {reply} {inbox} {}\r\n", answer.len());
                 stream.write_all(&[head.as_bytes(), &answer, b"\r\n"].concat()).ok()?;
+            }
+            ["PUB", _, length] => {
+                commands.read_exact(&mut vec![0; length.parse::<usize>().ok()? + 2]).ok()?;
             }
             _ => return None,
         }

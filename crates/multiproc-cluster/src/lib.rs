@@ -53,6 +53,7 @@
 mod agent;
 
 mod call_options;
+mod cursor;
 mod pool;
 mod results;
 mod task_handle;

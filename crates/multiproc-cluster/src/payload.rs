@@ -18,9 +18,6 @@ use tokio::time::sleep;
 use crate::connection::Connection;
 use crate::protocol::Session;
 
-/// That of the client.
-const DEFAULT_CHUNK_SIZE: usize = 128 * 1024;
-
 /// The object with the results of a chunk that an agent has run under a grant.
 pub(crate) fn results_name(chunk: u64, grant: u64, agent: &str) -> String {
     format!("results-{chunk}-{grant}-{agent}")
@@ -66,7 +63,7 @@ async fn try_put(
 ) -> Result<(), PublishError> {
     let (context, bucket) = (&connection.context, session.stream());
     // A part of an object is a message.
-    let chunk_size = DEFAULT_CHUNK_SIZE.min(connection.max_payload());
+    let chunk_size = connection.max_payload();
     let (mut hasher, mut chunks) = (Sha256::new(), 0);
     for chunk in bytes.chunks(chunk_size) {
         // Part by part: meanwhile this thread has chunks to renew and questions to answer.

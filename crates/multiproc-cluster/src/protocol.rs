@@ -178,6 +178,11 @@ pub(crate) fn push(values: &mut Vec<u8>, value: &[u8]) {
     values.extend_from_slice(value);
 }
 
+/// The length of a chunk's values with one more.
+pub(crate) fn pushed_len(values: &[u8], value: &[u8]) -> usize {
+    values.len() + size_of::<u64>() + value.len()
+}
+
 /// Takes the first encoded value off those of a chunk.
 pub(crate) fn pop<'a>(values: &mut &'a [u8]) -> Result<&'a [u8]> {
     let (length, rest) = values.split_first_chunk::<8>().ok_or_else(cut_short)?;

@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::caller::inbox::{Batch, Content, Inbox};
-use crate::caller::{Caller, NewChunk, unreadable};
+use crate::caller::{Caller, NewChunk};
 use crate::cost::Cost;
+use crate::cursor::Cursor;
 use crate::options::Options;
 use crate::protocol;
 
@@ -48,7 +49,9 @@ pub struct Results<I, R> {
     function: Result<FunctionId, Option<Error>>,
     /// `None` at its end.
     input: Option<I>,
-    /// How long it took for its last item.
+    /// An item that did not fit into the last chunk, encoded.
+    held: Option<Vec<u8>>,
+    /// How long the input took for its last item.
     input_time: Duration,
     /// The panic of the input, which continues in the caller after the results of the items before. In a mutex, so that
     /// threads may share what has it.
@@ -74,8 +77,6 @@ pub struct Results<I, R> {
     result: PhantomData<fn() -> R>,
 }
 
-/// The bytes after which a chunk is full.
-const MAX_CHUNK_BYTES: usize = 128 * 1024;
 /// How long a slow input may delay a chunk that has items.
 const MAX_FILL_TIME: Duration = Duration::from_millis(10);
 /// An input that takes this long for an item may be blocking on something.
@@ -93,6 +94,7 @@ impl<I, R> Results<I, R> {
             caller,
             options,
             input: function.is_ok().then_some(input),
+            held: None,
             input_time: Duration::ZERO,
             panic: Mutex::default(),
             function: function.map_err(Some),
@@ -198,7 +200,8 @@ where
 
     /// Nothing comes any more to a forked copy.
     fn end_in_copy(&mut self, error: Error) -> Error {
-        (self.function, self.input, self.returned) = (Err(None), None, self.next_item);
+        (self.function, self.input, self.held) = (Err(None), None, None);
+        self.returned = self.next_item;
         error
     }
 
@@ -206,7 +209,9 @@ where
     /// the input is slow: it may block.
     fn fill(&mut self) {
         let started = Instant::now();
-        while self.input.is_some() && self.out.len() + self.early.len() < self.caller.window() {
+        while (self.input.is_some() || self.held.is_some())
+            && self.out.len() + self.early.len() < self.caller.window()
+        {
             if !self.out.is_empty() && started.elapsed() > MAX_FILL_TIME && self.inbox.has_some() {
                 return;
             }
@@ -224,9 +229,10 @@ where
         }
     }
 
-    /// The number of items of the next chunk. Of a short rest, each worker gets some.
+    /// The number of items of the next chunk. Of a short rest, each worker gets some. Results that are somewhat larger
+    /// than those before still fit into a message.
     fn chunk_len(&self) -> u64 {
-        let by_cost = self.cost.target_len(self.caller.connection.max_payload() / 2);
+        let by_cost = self.cost.target_len(self.caller.connection.max_payload() / 4 * 3);
         match self.input.as_ref().map(Iterator::size_hint) {
             Some((least, Some(most))) if least == most => {
                 let workers = self.caller.workers().max(1) as u64;
@@ -253,36 +259,49 @@ where
         }
     }
 
-    /// Takes at most `length` items from the input, and encodes them.
+    /// Takes at most `length` items, and no more than fit into a message. One that is larger is a chunk by itself.
     fn take_items(&mut self, length: u64, items: &mut Vec<u8>, count: &mut u32) {
-        let (started, mut bytes) = (Instant::now(), Vec::new());
-        while let Some(input) = &mut self.input
-            && u64::from(*count) < length
-            && items.len() < MAX_CHUNK_BYTES
-        {
+        let (started, max) = (Instant::now(), self.caller.connection.max_payload());
+        let mut bytes = Vec::new();
+        while u64::from(*count) < length && items.len() < max {
             let asked = Instant::now();
             if *count > 0 && asked.duration_since(started) >= MAX_FILL_TIME {
                 break;
             }
-            let Some(item) = input.next() else {
-                self.input = None;
-                break;
-            };
-            self.input_time = asked.elapsed();
-            bytes.clear();
-            let encoded = match self.items {
-                Items::Arguments => encoded::encode(&(item,), &mut bytes, "the arguments"),
-                Items::Tuples => encoded::encode(&item, &mut bytes, "the arguments"),
-            };
-            if let Err(error) = encoded {
-                let first = self.next_item + u64::from(*count);
-                let content = Content::Lost(error);
-                self.unsendable = Some(Batch { chunk: u64::MAX, first, count: 1, content });
+            let index = self.next_item + u64::from(*count);
+            match self.held.take() {
+                Some(held) => bytes = held,
+                None if self.take_item(asked, index, &mut bytes) => {}
+                None => break,
+            }
+            if *count > 0 && protocol::pushed_len(items, &bytes) > max {
+                self.held = Some(bytes);
                 break;
             }
             protocol::push(items, &bytes);
             *count += 1;
         }
+    }
+
+    /// Takes one item from the input, and encodes it. False at the end, and if it cannot be encoded.
+    fn take_item(&mut self, asked: Instant, index: u64, bytes: &mut Vec<u8>) -> bool {
+        let Some(input) = &mut self.input else { return false };
+        let Some(item) = input.next() else {
+            self.input = None;
+            return false;
+        };
+        self.input_time = asked.elapsed();
+        bytes.clear();
+        let encoded = match self.items {
+            Items::Arguments => encoded::encode(&(item,), bytes, "the arguments"),
+            Items::Tuples => encoded::encode(&item, bytes, "the arguments"),
+        };
+        if let Err(error) = encoded {
+            let content = Content::Lost(error);
+            self.unsendable = Some(Batch { chunk: u64::MAX, first: index, count: 1, content });
+            return false;
+        }
+        true
     }
 
     fn submit(&mut self, items: Vec<u8>, count: u32) {
@@ -307,7 +326,7 @@ where
                 self.out.insert(chunk);
             }
             Err(error) => {
-                self.input = None; // the rest would fail as well
+                (self.input, self.held) = (None, None); // the rest would fail as well
                 self.refusal = Some(error.clone());
                 self.admit(Batch { chunk: u64::MAX, first, count, content: Content::Lost(error) });
             }
@@ -331,7 +350,8 @@ where
         if matches!(self.function, Err(Some(_))) {
             return (1, Some(1)); // why the call is refused
         }
-        let pending = usize::try_from(self.next_item - self.returned).unwrap_or(usize::MAX);
+        let pending = self.next_item - self.returned + u64::from(self.held.is_some());
+        let pending = usize::try_from(pending).unwrap_or(usize::MAX);
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         (pending.saturating_add(least), most.and_then(|most| most.checked_add(pending)))
     }
@@ -348,40 +368,5 @@ impl<I, R> Drop for Results<I, R> {
 impl<I, R> fmt::Debug for Results<I, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Results").field("returned", &self.returned).finish_non_exhaustive()
-    }
-}
-
-/// The results of one batch, decoded one by one.
-pub(crate) struct Cursor {
-    batch: Batch,
-    /// The results not taken yet.
-    pub(crate) left: u32,
-    /// Where the next one begins.
-    position: usize,
-    has_index: bool,
-}
-
-impl Cursor {
-    pub(crate) fn new(batch: Batch, has_index: bool) -> Self {
-        Self { left: batch.count, batch, position: 0, has_index }
-    }
-
-    pub(crate) fn next<R: Serialize + DeserializeOwned>(&mut self) -> Result<R> {
-        let index = self.batch.first + u64::from(self.batch.count.saturating_sub(self.left));
-        self.left = self.left.saturating_sub(1);
-        let index = self.has_index.then_some(index);
-        match &self.batch.content {
-            Content::Lost(error) => {
-                let host = error.host().map(str::to_owned);
-                Err(encoded::placed(error.clone(), index, host.as_deref()))
-            }
-            Content::Results { bytes, host, .. } => {
-                let mut rest = bytes.get(self.position..).unwrap_or_default();
-                let value = if rest.is_empty() { Err(unreadable()) } else { protocol::pop_result(&mut rest) };
-                let result = value.and_then(|value| encoded::decode(value, "the result"));
-                self.position = bytes.len() - rest.len();
-                result.map_err(|error| encoded::placed(error, index, Some(host)))
-            }
-        }
     }
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::caller::Caller;
 use crate::caller::inbox::Inbox;
-use crate::results::Cursor;
+use crate::cursor::Cursor;
 
 /// The result of a task that [`submit`](crate::Pool::submit) has sent. If it is dropped, the task still runs.
 #[must_use = "dropping it loses the task's result and errors"]

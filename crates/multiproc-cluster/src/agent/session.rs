@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::slot::{self, Kind};
 use super::{Agent, print_line};
 use crate::caller::remove_streams;
-use crate::connection::{Connection, REQUEST_TIMEOUT};
+use crate::connection::{Connection, REQUEST_TIMEOUT, SMALL_LEN};
 use crate::protocol::{self, CallerAdvert, Reply, Request, Session};
 
 pub(crate) struct Served {
@@ -73,6 +73,10 @@ impl Drop for Registration {
         }
     }
 }
+
+/// How many connections may end while large results are on their way, before those go in parts: a slow link may need
+/// longer for them than the client has patience.
+const MAX_CUTS: u32 = 2;
 
 /// What became of a request to the caller.
 pub(super) enum Answer {
@@ -161,37 +165,40 @@ impl Served {
     /// Asks the caller until it answers. The session's end ends the task that asks.
     pub(super) async fn ask_until_answered(&self, connection: &Connection, request: &Request) -> Reply {
         loop {
-            if let Some(reply) = self.try_ask(connection, request, &[]).await {
+            if connection.is_connected()
+                && let Answer::Reply(reply) = self.ask(connection, request, &[]).await
+            {
                 return reply;
             }
+            self.pause().await;
         }
     }
 
     /// As [`ask_until_answered`](Self::ask_until_answered), with results. `None` once they are too large for a
-    /// message: the server may have another limit after a reconnect.
+    /// message: the server may have another limit after a reconnect, or they may be what has ended the connection.
     pub(super) async fn hand_in(
         &self,
         connection: &Connection,
         request: &Request,
         results: &[u8],
     ) -> Option<Reply> {
-        while fits(connection, request, results) {
-            if let Some(reply) = self.try_ask(connection, request, results).await {
-                return Some(reply);
+        let mut cuts = 0;
+        while fits(connection, request, results) && cuts < MAX_CUTS {
+            if connection.is_connected() {
+                match connection.unless_cut(self.ask(connection, request, results)).await {
+                    Some(Answer::Reply(reply)) => return Some(reply),
+                    Some(Answer::Absent | Answer::None) => {}
+                    None => cuts += u32::from(results.len() > SMALL_LEN),
+                }
             }
+            self.pause().await;
         }
         None
     }
 
-    /// Asks the caller if there is a connection, and pauses if it does not answer.
-    async fn try_ask(&self, connection: &Connection, request: &Request, body: &[u8]) -> Option<Reply> {
-        if connection.is_connected()
-            && let Answer::Reply(reply) = self.ask(connection, request, body).await
-        {
-            return Some(reply);
-        }
+    /// Pauses before another question.
+    async fn pause(&self) {
         tokio::time::sleep((self.lease / 20).min(Duration::from_millis(200))).await;
-        None
     }
 }
 
@@ -272,6 +279,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+
     use futures_util::FutureExt;
 
     use super::*;
@@ -324,6 +334,23 @@ mod tests {
             let reply = tokio::time::timeout(Duration::from_secs(60), handed_in).await;
             let reply = reply.expect("it is tried without end");
             assert_eq!(reply, fits.then_some(Reply::Finished), "{length}");
+        }
+    }
+
+    /// The broker ends the first connections that bring them.
+    #[tokio::test]
+    async fn large_results_that_end_connections_are_not_offered_without_end() {
+        for (ended, reply) in [(1, Some(Reply::Finished)), (MAX_CUTS, None)] {
+            let left = Arc::new(AtomicU32::new(ended));
+            let answer = move |_: &[u8]| {
+                let is_ended = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+                if is_ended { Vec::new() } else { protocol::join(&Reply::Finished, &[]).unwrap() }
+            };
+            let connection = fake_broker::connect(1_000_000, answer).await.unwrap();
+            let (served, request, results) = (served(Duration::from_secs(1)), done(), vec![0; SMALL_LEN + 1]);
+            let handed_in = served.hand_in(&connection, &request, &results);
+            let handed_in = tokio::time::timeout(Duration::from_secs(60), handed_in).await;
+            assert_eq!(handed_in.expect("they are offered without end"), reply, "{ended}");
         }
     }
 

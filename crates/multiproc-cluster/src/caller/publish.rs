@@ -8,6 +8,7 @@ use multiproc::pool::encoded;
 use multiproc::{Error, Result};
 
 use super::{Caller, NewChunk, withdraw};
+use crate::connection::SMALL_LEN;
 use crate::options::HostLoss;
 use crate::payload;
 use crate::protocol::{self, WorkHeader};
@@ -55,12 +56,34 @@ pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
     if let Some(earlier) = earlier {
         withdraw::remove(&caller, earlier).await; // if it is there, it waits for a host
     }
-    match send(&caller, &work).await {
-        Ok(sequence) => note_sent(&caller, work, sequence).await,
-        Err(error) => {
-            caller.fail(chunk, error);
-        }
+    let sent = async {
+        let work = set_apart(&caller, work).await?;
+        let sequence = send(&caller, &work).await?;
+        note_sent(&caller, work, sequence).await;
+        Ok(())
+    };
+    if let Err(error) = sent.await {
+        caller.fail(chunk, error);
     }
+}
+
+/// How often a chunk is published with large items in it that no host begins: on a slow link they may be what ends the
+/// hosts' connections. After that, its items go in parts.
+const MAX_WHOLE: u32 = 2;
+
+/// Stores the items of a chunk apart if they may be why no host begins it.
+async fn set_apart(caller: &Arc<Caller>, work: Arc<Work>) -> Result<Arc<Work>> {
+    let chunk = work.header.chunk;
+    if work.header.copy < MAX_WHOLE || work.items.len() <= SMALL_LEN {
+        return Ok(work);
+    }
+    let object = Some(store_items(caller, chunk, &work.items).await?);
+    let header = WorkHeader { object, ..work.header.clone() };
+    let work = Arc::new(Work { header, items: Vec::new() });
+    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+        outstanding.work = Some(Arc::clone(&work));
+    }
+    Ok(work)
 }
 
 /// Notes the place of a message in the stream. If the chunk was withdrawn meanwhile, the message goes.
@@ -105,15 +128,20 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk) -> Result<Arc<
     };
     let mut items = new.items;
     if items.len() > caller.connection.max_payload() {
-        let name = withdraw::items_name(chunk);
-        if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
-            outstanding.has_object = true; // whoever ends the chunk while it is being stored removes it
-        }
-        store(caller, chunk, &name, &items).await?;
-        header.object = Some(name);
+        header.object = Some(store_items(caller, chunk, &items).await?);
         items = Vec::new();
     }
     Ok(Arc::new(Work { header, items }))
+}
+
+/// Stores the items of a chunk; returns the name of the object.
+async fn store_items(caller: &Arc<Caller>, chunk: u64, items: &[u8]) -> Result<String> {
+    let name = withdraw::items_name(chunk);
+    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+        outstanding.has_object = true; // whoever ends the chunk while it is being stored removes it
+    }
+    store(caller, chunk, &name, items).await?;
+    Ok(name)
 }
 
 async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8]) -> Result<()> {

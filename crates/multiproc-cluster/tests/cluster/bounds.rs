@@ -135,10 +135,11 @@ fn the_broker_of_a_call_is_killed() {
 
 /// Of what is refused; what the broker has taken waits for the host.
 fn the_disk_is_full_for_a_call() {
-    let case = Case::with(Storage::File, small_disk());
+    let limits = "max_file_store: 300000".to_owned();
+    let case = Case::with(Storage::File, Settings { limits, ..Settings::default() });
     let busy = case.occupy();
     let clock = Clock::start();
-    let input = (0..60).map(|_| vec![1; 400_000]);
+    let input = (0..60).map(|_| vec![1; 100_000]);
     let length = |bytes: Vec<u8>| bytes.len();
     let mut results = case.pool.imap_unordered(length, input);
     for _ in 0..50 {

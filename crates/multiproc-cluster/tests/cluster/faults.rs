@@ -224,7 +224,7 @@ fn results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart() -> 
     let pool = server.cluster().lease(LEASE * 5).storage(multiproc_cluster::Storage::File);
     let pool = pool.connect()?.pool("smaller")?;
     let folder = tempfile::tempdir()?;
-    let mut task = pool.submit(wait_and_enlarge, (folder.path().to_owned(), 300_000))?;
+    let mut task = pool.submit(wait_and_enlarge, (folder.path().to_owned(), 100_000))?;
     wait_for_begin(folder.path(), &[]);
     server.kill();
     fs::write(folder.path().join("go"), "")?;
@@ -232,7 +232,7 @@ fn results_reach_a_broker_that_takes_only_smaller_messages_after_a_restart() -> 
     server.set_config("max_payload: 65536");
     server.restart();
     let results = task.get_timeout(TEST_TIMEOUT)?;
-    assert_eq!(results.map(|results| results.len()), Some(300_000));
+    assert_eq!(results.map(|results| results.len()), Some(100_000));
     Ok(())
 }
 

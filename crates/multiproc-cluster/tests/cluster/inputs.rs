@@ -1,4 +1,4 @@
-//! Inputs that block or panic.
+//! Inputs that block or panic, and those of many sizes.
 
 use std::cell::Cell;
 use std::iter::{once, repeat};
@@ -15,6 +15,7 @@ use crate::work::{begin_and_wait, square};
 trials![
     a_result_that_is_there_comes_before_another_item_of_a_slow_input,
     a_panic_of_the_input_comes_after_the_results_of_the_items_before,
+    items_of_many_sizes_make_chunks_that_fit_into_messages,
     an_ordered_call_takes_no_more_than_its_window_while_its_first_item_takes_long,
 ];
 
@@ -80,5 +81,23 @@ fn an_ordered_call_takes_no_more_than_its_window_while_its_first_item_takes_long
     for _ in 0..most {
         assert_eq!(results.next().unwrap()?, agents[0].pid());
     }
+    Ok(())
+}
+
+/// They take no time, so that the time alone would make chunks of megabytes.
+fn items_of_many_sizes_make_chunks_that_fit_into_messages() -> Outcome {
+    const COUNT: usize = 600;
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("sizes");
+    let size = |number: usize| if number.is_multiple_of(7) { 100_000 } else { 10_000 + number };
+    let length = |bytes: Vec<u8>| bytes.len();
+    let mut results = pool.imap(length, (0..COUNT).map(|number| vec![7; size(number)]));
+    for number in 0..COUNT {
+        assert_eq!(results.size_hint().0, COUNT - number);
+        assert_eq!(results.next().unwrap()?, size(number));
+    }
+    assert_eq!(results.size_hint(), (0, Some(0)));
+    assert_eq!(server.streams().len(), 1, "some were too large: {:?}", server.streams());
     Ok(())
 }

@@ -11,12 +11,13 @@ use multiproc_cluster::{Cluster, HostLoss};
 use crate::link::Link;
 use crate::server::Server;
 use crate::support::{LEASE, Outcome, TEST_TIMEOUT, agent, trials, wait_for_begin};
-use crate::work::{begin_and_wait, enlarge, square};
+use crate::work::{HOUR, begin_and_wait, enlarge, sleep, square};
 
 trials![
     results_on_their_way_to_the_caller_outlive_their_host,
     answers_that_are_lost_with_a_connection_cost_no_work,
     a_payload_that_takes_longer_than_a_lease_survives_a_broken_connection,
+    large_items_that_no_host_begins_go_in_parts,
 ];
 
 /// A part of an object takes a quarter of a second.
@@ -131,4 +132,39 @@ fn break_a_transfer(is_of_caller: bool, (arguments, results): (usize, usize), pa
     link.mend();
     let (count, bytes) = task.get_timeout(TEST_TIMEOUT).unwrap().unwrap();
     assert_eq!((count, bytes.len()), (arguments, results));
+}
+
+/// On a slow link they may be what ends the connection of their host. The host is full here, and the test takes them
+/// from the broker in place of one that does not get them.
+fn large_items_that_no_host_begins_go_in_parts() -> Outcome {
+    const COUNT: usize = 100_000;
+    let server = Server::start();
+    let _agent = server.agent("a");
+    let pool = server.cluster().lease(LEASE * 2).connect()?.pool("parts")?;
+    let busy = [(); 2].map(|()| pool.submit(sleep, (HOUR,)).unwrap());
+    server.wait_for_chunks("the host is full", 2);
+    let name = server.streams().remove(0);
+    let mut task = pool.submit(enlarge, (vec![1; COUNT], 0))?;
+    server.as_client(async |context| {
+        let client = context.client();
+        let pull = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.agents");
+        let without_items = async {
+            loop {
+                let request = "{\"batch\":1,\"expires\":5000000000}";
+                let chunk = client.request(pull.clone(), request.into()).await.unwrap();
+                if chunk.status.is_none() && chunk.payload.len() < COUNT {
+                    break chunk.reply.unwrap();
+                }
+            }
+        };
+        let found = tokio::time::timeout(TEST_TIMEOUT, without_items).await;
+        client.publish(found.expect("they stay in the message"), "-NAK".into()).await.unwrap();
+        client.flush().await.unwrap();
+    });
+    for task in busy {
+        assert!(task.cancel());
+    }
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some((COUNT, Vec::new())));
+    assert!(server.streams().iter().any(|name| name.starts_with("OBJ_")));
+    Ok(())
 }
