@@ -41,6 +41,9 @@ pub(crate) enum Items {
 ///
 /// The call takes its input as results are taken: what is out at most keeps all workers busy. Dropping it
 /// withdraws the rest.
+///
+/// As its local counterpart, it knows its length if the input does, so that a progress bar such as that of
+/// [`indicatif`](https://docs.rs/indicatif) needs nothing more.
 #[must_use = "it takes its input and runs tasks only as its results are asked for"]
 pub struct Results<I, R> {
     caller: Arc<Caller>,
@@ -355,6 +358,15 @@ where
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         (pending.saturating_add(least), most.and_then(|most| most.checked_add(pending)))
     }
+}
+
+/// It ends earlier than its length says if the pool is lost while input is left.
+impl<T, I, R> ExactSizeIterator for Results<I, R>
+where
+    T: Serialize + DeserializeOwned,
+    I: ExactSizeIterator<Item = T>,
+    R: Serialize + DeserializeOwned,
+{
 }
 
 impl<I, R> Drop for Results<I, R> {
