@@ -19,6 +19,8 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to connect again.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a client may take to connect again once the broker is there: the longest pause, and as long to connect.
+pub(crate) const RETURN_TIME: Duration = MAX_BACKOFF.saturating_mul(2);
 
 /// A server with a lower `max_payload` is refused: its messages would hardly have room for more than their headers.
 const MIN_MAX_PAYLOAD: usize = 2 * MAX_HEADER_LEN;

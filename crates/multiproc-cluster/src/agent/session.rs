@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::slot::{self, Kind};
 use super::{Agent, print_line};
 use crate::caller::remove_streams;
-use crate::connection::{Connection, REQUEST_TIMEOUT, SMALL_LEN};
+use crate::connection::{Connection, REQUEST_TIMEOUT, RETURN_TIME, SMALL_LEN};
 use crate::protocol::{self, CallerAdvert, Reply, Request, Session};
 
 pub(crate) struct Served {
@@ -248,8 +248,16 @@ async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
             continue;
         }
         unanswered += silence(&agent, &served).await;
-        // What follows cannot be undone, and the broker may have been silent until now: so it asks once more.
-        if unanswered >= 2 && silence(&agent, &served).await > 0 {
+        if unanswered < 2 {
+            continue;
+        }
+        // What follows cannot be undone, and the broker may have been silent until now: then the caller may be about to
+        // connect again. So the agent asks once more, later.
+        tokio::select! {
+            () = tokio::time::sleep(RETURN_TIME) => {}
+            () = served.is_over() => return,
+        }
+        if silence(&agent, &served).await > 0 {
             break;
         }
     }

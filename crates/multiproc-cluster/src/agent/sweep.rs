@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Agent, Standing, print_line};
 use crate::caller::remove_streams;
+use crate::connection::RETURN_TIME;
 use crate::protocol::{self, CallerAdvert, Request, STREAMS, Session};
 
 /// Streams whose callers do not answer, and since when.
@@ -43,6 +44,7 @@ impl Suspects {
         }
         let unserved = unserved_streams(agent).await;
         self.0.retain(|name, _| unserved.contains(name));
+        let mut left = Vec::new();
         for name in unserved {
             let Some(session) = Session::of_stream(&name) else { continue };
             if !is_deserted(agent, &session).await {
@@ -51,12 +53,36 @@ impl Suspects {
             }
             let since = *self.0.entry(name).or_insert_with(Instant::now);
             let Some(lease) = lease_of(agent, &session).await else { continue };
-            if since.elapsed() > lease.max(MIN_SUSPICION) {
-                remove_streams(&agent.connection, &session).await;
-                print_line(&format!("has removed what a caller of pool {:?} has left", session.pool));
+            if since.elapsed() > lease.max(MIN_SUSPICION) && !left.contains(&session) {
+                left.push(session);
             }
         }
+        for session in still_deserted(agent, left).await {
+            remove_streams(&agent.connection, &session).await;
+            print_line(&format!("has removed what a caller of pool {:?} has left", session.pool));
+        }
     }
+}
+
+/// How often an agent asks once more before it removes what it cannot bring back.
+const LAST_QUESTIONS: u32 = 4;
+
+/// Those of the sessions whose callers stay away for as long as one may take to connect again.
+async fn still_deserted(agent: &Agent, mut sessions: Vec<Session>) -> Vec<Session> {
+    for _ in 0..LAST_QUESTIONS {
+        if sessions.is_empty() {
+            break;
+        }
+        tokio::time::sleep(RETURN_TIME / LAST_QUESTIONS).await;
+        let mut deserted = Vec::new();
+        for session in sessions {
+            if is_deserted(agent, &session).await {
+                deserted.push(session);
+            }
+        }
+        sessions = deserted;
+    }
+    sessions
 }
 
 /// The streams of sessions that this agent does not serve.

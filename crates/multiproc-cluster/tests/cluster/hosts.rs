@@ -5,9 +5,11 @@ use std::io::{BufRead, BufReader};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use futures_util::StreamExt;
+use multiproc_cluster::Cluster;
 
 use crate::clock::Clock;
-use crate::server::Server;
+use crate::link::Link;
+use crate::server::{Server, Settings};
 use crate::support::{
     LEASE, Outcome, TEST_TIMEOUT, agent, agent_with_pipe, caller, is_running, other_build, trials,
     wait_for_begin, wait_until,
@@ -22,6 +24,8 @@ trials![
     a_host_whose_output_has_no_reader_serves_on,
     what_a_killed_caller_left_without_agents_is_removed_by_the_next,
     a_silent_caller_that_the_host_does_not_serve_keeps_its_lease,
+    a_host_asks_several_times_before_it_removes_what_no_caller_uses,
+    a_caller_that_connects_again_while_a_host_asks_keeps_its_pool,
     a_host_answers_while_it_looks_for_deserted_streams,
     several_callers_share_the_hosts,
     a_pool_that_is_lost_shows_no_dead_hosts_and_waits_for_none,
@@ -139,6 +143,58 @@ fn a_silent_caller_that_the_host_does_not_serve_keeps_its_lease() -> Outcome {
     let mut left = server.streams();
     left.sort_unstable();
     assert_eq!(left, live);
+    Ok(())
+}
+
+/// A server that logs each message.
+fn server_with_trace() -> Server {
+    Server::with(Settings { config: "trace: true".to_owned(), ..Settings::default() })
+}
+
+/// How many questions agents have asked the callers of a pool.
+fn questions(server: &Server, pool: &str) -> usize {
+    let subject = format!("PUB multiproc.{pool}.");
+    server.log().lines().filter(|line| line.contains(&subject) && line.contains(".back ")).count()
+}
+
+/// A caller may be about to connect again when it is asked.
+fn a_host_asks_several_times_before_it_removes_what_no_caller_uses() -> Outcome {
+    let server = server_with_trace();
+    server.as_client(async |context| make_streams(&context, &["OBJ_MULTIPROC_left_1"], "").await);
+    let _agent = server.agent("a");
+    wait_until("it is removed", || server.streams().is_empty());
+    let questions = questions(&server, "left");
+    assert!(questions > 4, "{questions}");
+    Ok(())
+}
+
+/// Its link is cut until the host asks. Where the machine is busy, it may be back too late, so there are several
+/// attempts.
+fn a_caller_that_connects_again_while_a_host_asks_keeps_its_pool() -> Outcome {
+    let server = server_with_trace();
+    let _agent = server.agent("a");
+    let link = Link::to(&server);
+    let mut number = 0;
+    wait_until("a pool outlives the question", || {
+        number += 1;
+        let name = format!("away-{number}");
+        let pool = Cluster::builder(&link.url()).lease(LEASE).connect().unwrap().pool(&name).unwrap();
+        assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+        let asked = questions(&server, &name);
+        link.cut(); // the connection that it makes again does not get through
+        link.reset();
+        wait_until("the host asks", || questions(&server, &name) > asked);
+        link.mend();
+        let mut has_stream = true;
+        wait_until("the pool is of use, or lost", || match pool.apply(square, (4,)) {
+            Ok(number) => number == 16,
+            Err(error) => {
+                has_stream = !error.to_string().contains("has no stream");
+                !has_stream
+            }
+        });
+        has_stream
+    });
     Ok(())
 }
 
