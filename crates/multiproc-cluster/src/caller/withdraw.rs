@@ -1,14 +1,20 @@
 //! Takes a chunk back: from the agent that runs it, and from the stream.
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
 
 use super::Caller;
 use super::publish::RETRY_PAUSE;
 use crate::payload;
 
+/// The longest pause between two attempts: the broker may refuse to remove thousands of chunks at once.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
 /// Tries until the broker has answered: what is sent while a connection breaks may be lost, and an agent would run
 /// the chunk to its end.
 pub(super) async fn withdraw(caller: &Caller, chunk: u64, sequence: Option<u64>, has_object: bool) {
+    let mut pause = RETRY_PAUSE;
     loop {
         caller.connection.connected().await;
         stop(caller, chunk).await;
@@ -20,7 +26,8 @@ pub(super) async fn withdraw(caller: &Caller, chunk: u64, sequence: Option<u64>,
         if is_heard {
             break;
         }
-        tokio::time::sleep(RETRY_PAUSE).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
     }
     if has_object {
         remove_items(caller, chunk).await;
@@ -51,5 +58,30 @@ pub(super) async fn remove(caller: &Caller, sequence: u64) -> bool {
     match stream.delete_message(sequence).await.map_err(|error| error.kind()) {
         Ok(_) | Err(DeleteMessageErrorKind::JetStream(_)) => true,
         Err(DeleteMessageErrorKind::Request | DeleteMessageErrorKind::TimedOut) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::caller::for_tests;
+
+    #[tokio::test]
+    async fn a_broker_that_refuses_a_withdrawal_is_asked_less_and_less() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let answer = move |_: &[u8]| {
+            count.fetch_add(1, Relaxed);
+            b"no answer".to_vec()
+        };
+        let caller = for_tests::caller(answer).await;
+        let withdrawn = tokio::time::timeout(RETRY_PAUSE * 20, withdraw(&caller, 1, Some(1), false));
+        assert!(withdrawn.await.is_err());
+        // At once, and after pauses of 100, 200, 400 and 800 ms.
+        assert!(asked.load(Relaxed) <= 5, "{asked:?}");
     }
 }
