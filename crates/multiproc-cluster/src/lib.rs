@@ -41,6 +41,10 @@
 //! Ends of queues and pipes, locks, and shared memory stay on their host: such arguments are an error. So is a
 //! result that holds one, of its item.
 //!
+//! What tasks log with the crate `log` does not come to the caller. With the feature `log` their agent prints it on its
+//! standard error, with the names of host and process; its `RUST_LOG` says which levels. A program that calls [`agent`]
+//! may set a logger of its own before that.
+//!
 //! `docs/cluster.md` of the repository says how it works, and what limits it on 100 and on 10,000 hosts.
 
 #![warn(missing_docs)]

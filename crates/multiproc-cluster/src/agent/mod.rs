@@ -2,6 +2,8 @@
 
 mod chunk;
 mod lease;
+#[cfg(feature = "log")]
+mod logger;
 mod pace;
 mod run;
 mod session;
@@ -109,6 +111,7 @@ impl AgentOptions {
 /// | `MULTIPROC_AGENT_WORKERS` | the number of workers; default: the number of CPUs |
 /// | `MULTIPROC_AGENT_CREDENTIALS` | a file with credentials, as NATS makes them |
 /// | `SSL_CERT_FILE` | the certificates that TLS trusts, as PEM; default: the machine's |
+/// | `RUST_LOG` | with the feature `log`, which records of tasks the agent prints; default: `info` |
 ///
 /// A program that is set-uid or set-gid or has file capabilities ignores these variables.
 pub fn init() {
@@ -143,6 +146,8 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
         Some(count) => count,
         None => std::thread::available_parallelism().map_or(1, Into::into),
     };
+    #[cfg(feature = "log")]
+    logger::install(&host);
     // A task may start such a program itself, which must not become an agent; and the address may hold a secret.
     let builder = multiproc::Pool::builder().workers(workers);
     let pool = VARIABLES.iter().fold(builder, PoolBuilder::env_remove).build()?;

@@ -23,6 +23,8 @@ mod keys;
 mod late;
 mod link;
 mod links;
+#[cfg(feature = "log")]
+mod logs;
 mod network;
 mod pending;
 mod server;
@@ -79,6 +81,8 @@ fn main() -> ExitCode {
         inputs::trials(),
         late::trials(),
         links::trials(),
+        #[cfg(feature = "log")]
+        logs::trials(),
         pending::trials(),
         skips::trials(),
         transfers::trials(),

@@ -1,0 +1,112 @@
+//! Feature `log`: what tasks log goes to the agent's standard error, with the host's name.
+
+use std::fmt::Write;
+use std::sync::OnceLock;
+
+use log::kv::{Error, Key, Value, VisitSource};
+use log::{LevelFilter, Log, Metadata, Record};
+
+use super::print_line;
+
+struct AgentLogger {
+    host: String,
+    levels: Vec<Level>,
+}
+
+/// The beginning of targets, and the highest level of their records.
+type Level = (String, LevelFilter);
+
+static LOGGER: OnceLock<AgentLogger> = OnceLock::new();
+
+/// Sets the logger, unless the program has one that calls [`agent`](super::agent) by itself. Workers that start after
+/// that send it their records.
+pub(super) fn install(host: &str) {
+    let logger = LOGGER.get_or_init(|| {
+        let levels = parse(&std::env::var("RUST_LOG").unwrap_or_default());
+        AgentLogger { host: host.to_owned(), levels }
+    });
+    if log::set_logger(logger).is_ok() {
+        let max = logger.levels.iter().map(|(_, level)| *level).max();
+        log::set_max_level(max.unwrap_or(LevelFilter::Off));
+    }
+}
+
+impl Log for AgentLogger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= level_of(&self.levels, metadata.target())
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let mut values = Values(String::new());
+            let _ = record.key_values().visit(&mut values);
+            let (level, target, text) = (record.level(), record.target(), record.args());
+            print_line(&format!("host {}: [{level} {target}] {text}{}", self.host, values.0));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The record's own key-values, as text.
+struct Values(String);
+
+impl<'kvs> VisitSource<'kvs> for Values {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
+        // These are in the text.
+        if !["process", "pid", "item"].contains(&key.as_str()) {
+            let _ = write!(self.0, " {key}={value}");
+        }
+        Ok(())
+    }
+}
+
+/// The level of a target: that of the longest beginning.
+fn level_of(levels: &[Level], target: &str) -> LevelFilter {
+    let found = levels.iter().rev().find(|(beginning, _)| target.starts_with(&**beginning));
+    found.map_or(LevelFilter::Off, |(_, level)| *level)
+}
+
+/// The levels of `RUST_LOG`, the shortest beginning first: `level`, `target` or `target=level`, between commas. What is
+/// something else does not count. If nothing counts, the level is `info`.
+fn parse(text: &str) -> Vec<Level> {
+    let list = text.split('/').next().unwrap_or_default(); // a regular expression may follow
+    let mut levels: Vec<Level> = list.split(',').map(str::trim).filter_map(level).collect();
+    if levels.is_empty() {
+        levels.push((String::new(), LevelFilter::Info));
+    }
+    levels.sort_by_key(|(beginning, _)| beginning.len());
+    levels
+}
+
+fn level(text: &str) -> Option<Level> {
+    match text.split_once('=') {
+        Some((target, level)) => Some((target.to_owned(), level.parse().ok()?)),
+        None if text.is_empty() => None,
+        None => Some(match text.parse() {
+            Ok(level) => (String::new(), level),
+            Err(_) => (text.to_owned(), LevelFilter::Trace),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_beginning_of_a_target_has_its_level() {
+        let levels = parse("warn, app=debug,app::net=off,other/text");
+        let level = |target| level_of(&levels, target);
+        assert_eq!((level("x"), level("app::io")), (LevelFilter::Warn, LevelFilter::Debug));
+        assert_eq!((level("app::net::tcp"), level("other")), (LevelFilter::Off, LevelFilter::Trace));
+        assert_eq!(level_of(&parse("app=debug"), "x"), LevelFilter::Off);
+    }
+
+    #[test]
+    fn without_a_level_that_counts_it_is_info() {
+        for text in ["", ",", "app=loud"] {
+            assert_eq!(level_of(&parse(text), "app"), LevelFilter::Info, "{text}");
+        }
+    }
+}
