@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 fn in_a_terminal_a_bar_shows_the_rate_the_time_left_and_the_failures() {
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", env!("CARGO_BIN_EXE_x7-progress"), "/dev/null"]);
-    let Ok(output) = script.env("TERM", "xterm").stdin(Stdio::null()).stderr(Stdio::inherit()).output() else {
+    let Ok(output) = script.env("TERM", "xterm").stdin(Stdio::null()).stderr(Stdio::inherit()).output()
+    else {
         println!("skipped: there is no `script`");
         assert!(env::var_os("MULTIPROC_TEST_ALL").is_none(), "`MULTIPROC_TEST_ALL` is set: no `script`");
         return;

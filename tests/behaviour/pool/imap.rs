@@ -197,7 +197,8 @@ fn a_result_that_is_there_comes_before_an_input_that_may_block() -> Outcome {
         let end = || silence.recv_timeout(TEST_TIMEOUT).map(|()| None).unwrap();
         let input = std::iter::from_fn(|| numbers.next().or_else(end));
         let call = pool.options().buffer_size(3);
-        let mut results = if is_ordered { call.imap(square, input) } else { call.imap_unordered(square, input) };
+        let mut results =
+            if is_ordered { call.imap(square, input) } else { call.imap_unordered(square, input) };
         let mut squares = vec![results.next().unwrap()?];
         eventually("the others are done", || pool.stats().total().tasks_done == before + 3);
         squares.extend([results.next().unwrap()?, results.next().unwrap()?]);

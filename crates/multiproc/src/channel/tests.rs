@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::channel::batch::Batch;
 use crate::ipc::memfd_cache;
+use crate::ipc::ring::Position;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 

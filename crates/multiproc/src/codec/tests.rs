@@ -94,7 +94,7 @@ proptest! {
         let _ = decode::<Vec<()>>(&bytes);
         let _ = decode::<(Vec<String>, BTreeSet<i16>)>(&bytes);
         let _ = decode::<HashMap<String, Vec<Option<[u8; 3]>>>>(&bytes);
-        let _ = decode::<(std::time::Duration, std::net::IpAddr, std::path::PathBuf)>(&bytes);
+        let _ = decode::<(Duration, std::net::IpAddr, std::path::PathBuf)>(&bytes);
         let _ = decode::<Result<Vec<std::num::NonZeroU8>, Box<Wrapper>>>(&bytes);
         let _ = decode::<crate::error::Error>(&bytes);
     }

@@ -37,10 +37,9 @@ fn write_to(recycled: Option<Spill>, bytes: &[u8]) -> Result<Spill> {
             Ok(Spill { fd, mapping: Some(mapping) })
         }
         // It is too small. A process that had it may have sealed it against that.
-        None => Ok(Spill {
-            fd: memfd::write_over(fd, bytes).or_else(|_| memfd::write(bytes))?,
-            mapping: None,
-        }),
+        None => {
+            Ok(Spill { fd: memfd::write_over(fd, bytes).or_else(|_| memfd::write(bytes))?, mapping: None })
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::progress::LogProgress;
 use super::filter::Filter;
+use super::progress::LogProgress;
 use super::reader::LogReader;
 use super::record::SentRecord;
 use super::ring::LogRing;

@@ -5,9 +5,9 @@
 //! passes the records to its logger. A thread that joins a child waits for it, for a limited time.
 
 mod child;
-mod progress;
 mod filter;
 mod first_process;
+mod progress;
 mod reader;
 mod record;
 mod ring;

@@ -62,7 +62,7 @@ impl LogProgress {
         while progress.ended_passes < wanted {
             let before = progress.delivered;
             let time = deadline.or_within(STALL_TIMEOUT).left().unwrap_or(STALL_TIMEOUT);
-            let is_pending = |progress: &mut Progress| progress.ended_passes < wanted;
+            let is_pending = |progress: &mut PassCounters| progress.ended_passes < wanted;
             let waited = self.changed.wait_timeout_while(progress, time, is_pending);
             progress = waited.unwrap_or_else(PoisonError::into_inner).0;
             if progress.delivered == before || deadline.is_over() {

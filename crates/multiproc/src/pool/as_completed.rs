@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde_core::de::DeserializeOwned;
 
-use super::wake_list::ArrivalWaker;
 use super::pool_core::CountedWaker;
 use super::task_handle::TaskHandle;
+use super::wake_list::ArrivalWaker;
 use crate::error::Result;
 use crate::sys::poll::Deadline;
 use crate::sys::private_mutex::PrivateMutex;

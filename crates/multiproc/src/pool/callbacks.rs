@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
 use super::call::Call;
-use super::wake_list::ArrivalWaker;
 use super::pool_core::{CountedWaker, PoolCore};
+use super::wake_list::ArrivalWaker;
 use crate::callback_thread::CallbackThread;
 use crate::error::Result;
 

@@ -52,7 +52,9 @@ impl InlineWorkers {
         match READY.try_with(enter) {
             Ok(true) => {}
             Ok(false) => return Ok(()),
-            Err(_) => return Err(Error::invalid("a pool in inline mode cannot be used by a thread that ends")),
+            Err(_) => {
+                return Err(Error::invalid("a pool in inline mode cannot be used by a thread that ends"));
+            }
         }
         state::drop_ended_states();
         let is_first = !self.has_begun.swap(true, Relaxed);

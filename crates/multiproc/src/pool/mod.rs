@@ -44,9 +44,9 @@ pub(crate) mod state;
 
 mod call;
 mod chunk;
-mod wake_list;
 mod retry_policy;
 mod stats;
+mod wake_list;
 pub(crate) mod worker_rings;
 
 use std::fmt;
@@ -65,9 +65,9 @@ use crate::sys::poll::Deadline;
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
 pub use self::cancellation::is_cancelled;
-pub(crate) use self::pool_core::CountedWaker;
 pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
+pub(crate) use self::pool_core::CountedWaker;
 #[cfg(feature = "async")]
 pub use self::result_stream::ResultStream;
 pub use self::retry_policy::RetryPolicy;

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 use serde_core::de::DeserializeOwned;
 
-use super::wake_list::ArrivalWaker;
 use super::task_handle::TaskHandle;
+use super::wake_list::ArrivalWaker;
 use crate::error::Result;
 
 /// Awaits the result of a [`TaskHandle`]. Any executor will do: a thread of this library wakes it,

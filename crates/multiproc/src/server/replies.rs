@@ -54,7 +54,9 @@ impl Replies {
             Ok(Sent::Done) => Ok(ReplyOutcome::Done),
             Ok(Sent::Disconnected) => Ok(ReplyOutcome::CallerGone),
             Ok(Sent::TimedOut) => {
-                let Ok(writer) = Writer::start(self.channel.clone()) else { return Ok(ReplyOutcome::Refused) };
+                let Ok(writer) = Writer::start(self.channel.clone()) else {
+                    return Ok(ReplyOutcome::Refused);
+                };
                 let _ = writer.queue.send((reply.to_vec(), descriptors.to_vec()));
                 self.writer = Some(writer);
                 Ok(ReplyOutcome::Done)

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::message::{self, Connect, Request};
-use super::replies::{ReplyOutcome, Replies};
+use super::replies::{Replies, ReplyOutcome};
 use super::status_page::{self, CallId, StatusPage};
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};

@@ -89,7 +89,8 @@ impl SpawnOptions {
         let encode = |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(args, body, "the arguments");
         let prepared = prepare(name, Some(task), encode)?;
         let Some(server) = server else { return self.start(prepared, deadline) };
-        let too_many = || Error::invalid("the arguments of the pool's initializers hold too many descriptors");
+        let too_many =
+            || Error::invalid("the arguments of the pool's initializers hold too many descriptors");
         let bootstrap = prepared.packet().ok_or_else(too_many)?;
         let ForkedChild { pid, pidfd, start_socket } = server.start(bootstrap, self.timeout)?;
         prepared.watch(pid, pidfd, start_socket)

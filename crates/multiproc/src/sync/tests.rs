@@ -1,6 +1,5 @@
 //! Handles as another process may have sent them.
 
-use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,11 @@ use proptest::prelude::*;
 use super::condvar::NOTIFIED;
 use super::deliveries::{Deliveries, Next};
 use super::permits::GRANTED;
-use super::shared::{SLOT, Shared};
+use super::shared::SLOT;
 use super::*;
 use crate::error::Result;
 use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
+use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 use crate::testing::{any_bytes, cases, descriptors};
@@ -107,9 +107,10 @@ fn an_item_that_was_not_written_is_an_error_and_takes_no_memory() {
 /// A file can be large and have no memory, which the first read of each page would find.
 #[test]
 fn a_handle_whose_memory_is_a_hole_is_refused() {
-    let sparse = Shared::create_sparse::<u64>(0, 1 << 20).unwrap();
-    let numbers = Atomic::<[u64]> { shared: sparse, value: PhantomData };
-    let error = transfer::<Atomic<[u64]>>(&numbers).unwrap_err();
+    let permits = Semaphore::new(60_000).unwrap();
+    assert!(transfer::<Semaphore>(&permits).is_ok());
+    memfd::release(permits.shared.memory(), 4096, 1 << 20);
+    let error = transfer::<Semaphore>(&permits).unwrap_err();
     assert!(error.to_string().contains("its memory is not there"), "{error}");
     let queue = Deliveries::create(1_000, true).unwrap();
     assert!(transfer::<Deliveries>(&queue).is_ok(), "the memory of items comes with them");

@@ -51,7 +51,8 @@ pub(crate) fn read(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>
 /// seconds. (`SEEK_HOLE` tells of each hole, but blocks while another process allocates memory of the file.)
 pub(crate) fn has_memory(fd: impl AsFd, length: usize) -> bool {
     const BLOCK: u64 = 512; // whatever the file system's blocks are, see stat(3type)
-    let memory = || fstat(fd).map(|status| u64::try_from(status.st_blocks).unwrap_or(0).saturating_mul(BLOCK));
+    let memory =
+        || fstat(fd).map(|status| u64::try_from(status.st_blocks).unwrap_or(0).saturating_mul(BLOCK));
     length < WORTH_CHECKING || memory().is_ok_and(|memory| memory >= length as u64)
 }
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
-use super::pool_core::{Config, PoolCore};
 use super::initializers::{Run, TryRun, encode_initializer};
+use super::pool_core::{Config, PoolCore};
 use super::recording::RecordOptions;
 use super::scheduler::Policy;
 use super::state::NoState;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::PoolCore;
 use crate::pool::call::Call;
-use crate::pool::wake_list::ArrivalWaker;
 use crate::pool::scheduler::PollResult;
+use crate::pool::wake_list::ArrivalWaker;
 use crate::pool::worker_rings::wakeups::WaitingCallers;
 use crate::sys::clock;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};

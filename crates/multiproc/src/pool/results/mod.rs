@@ -15,10 +15,10 @@ use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
 use super::call::Call;
+use super::pool_core::{DriverGuard, PoolCore};
+use super::reorder::{ReorderBuffer, ResultOrder};
 #[cfg(feature = "async")]
 use super::wake_list::ArrivalWaker;
-use super::pool_core::{PoolCore, DriverGuard};
-use super::reorder::{ReorderBuffer, ResultOrder};
 use crate::error::{Error, Result};
 use crate::sys::clock;
 use crate::sys::poll::Deadline;
@@ -281,7 +281,7 @@ where
         if !self.buffer.returned().is_multiple_of(TIMED_EVERY) {
             return self.buffer.next();
         }
-        let polled_at = *self.polled_at.get_or_insert_with(clock::ticks);
+        let polled_at = *self.polled_at.get_or_insert_with(clock::coarse_nanos);
         let result = self.buffer.next();
         let now = clock::coarse_nanos();
         if now != polled_at {

@@ -6,10 +6,10 @@ mod backlog;
 mod broadcast;
 mod dispatch;
 mod housekeeping;
-mod worker_starts;
 mod retire;
 mod sleep;
 mod stall;
+mod worker_starts;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,8 +26,8 @@ use crate::task::initializer::Initializer;
 use crate::trace;
 
 use self::backlog::Backlog;
-use self::worker_starts::Starts;
 use self::sleep::Sleep;
+use self::worker_starts::Starts;
 
 pub(crate) struct Scheduler {
     backlog: Backlog,
@@ -350,8 +350,8 @@ impl Scheduler {
     /// When to poll again at the latest.
     pub(crate) fn next_check(&self) -> Option<Instant> {
         let coarse = self.stall_check_at.into_iter().chain(self.next_measurement()).min();
-        let coarse =
-            coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::coarse_nanos())));
+        let coarse = coarse
+            .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::coarse_nanos())));
         self.redispatch_at
             .into_iter()
             .chain(coarse)

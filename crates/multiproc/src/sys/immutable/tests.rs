@@ -71,7 +71,10 @@ fn a_hole_is_not_opened() {
     let error = ImmutableMemory::open(file.as_fd(), size).unwrap_err();
     assert!(error.to_string().contains("fewer written"), "{error}");
     let (_built, fd) = ImmutableMemory::build(size, |_| ()).unwrap();
-    assert!(ImmutableMemory::open(fd.as_fd(), size).is_ok(), "its memory is there, though nothing was written");
+    assert!(
+        ImmutableMemory::open(fd.as_fd(), size).is_ok(),
+        "its memory is there, though nothing was written"
+    );
 }
 
 /// As a forked copy of the process has one until it executes another program.

@@ -217,7 +217,7 @@ fn revoked_chunks_of_a_withdrawn_call_are_dropped() {
 fn chunk_with_descriptor(call: &Arc<Call>) -> (Chunk, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut builder = ChunkBuilder::new(0);
-    builder.add(&(Fd::new(theirs),)).unwrap();
+    builder.add(&(Fd::from(theirs),)).unwrap();
     (builder.pack(call, 0).next().unwrap(), ours)
 }
 
@@ -247,7 +247,8 @@ fn a_withdrawn_chunk_closes_its_descriptors_at_once_and_no_others() {
 fn time_to_withdraw(count: usize) -> Duration {
     let calls = calls(count);
     let mut backlog = Backlog::default();
-    let (with_descriptors, _ends): (Vec<_>, Vec<_>) = calls.iter().step_by(100).map(chunk_with_descriptor).unzip();
+    let (with_descriptors, _ends): (Vec<_>, Vec<_>) =
+        calls.iter().step_by(100).map(chunk_with_descriptor).unzip();
     let mut with_descriptors = with_descriptors.into_iter();
     for (number, call) in calls.iter().enumerate() {
         let of_call = if number % 100 == 0 { with_descriptors.next() } else { chunk(call).next() };
