@@ -148,10 +148,13 @@ fn large_items_that_no_host_begins_go_in_parts() -> Outcome {
     server.as_client(async |context| {
         let client = context.client();
         let pull = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.agents");
+        let inbox = client.new_inbox(); // what comes has the subject of the chunk, which `request` does not take
+        let mut answers = client.subscribe(inbox.clone()).await.unwrap();
         let without_items = async {
             loop {
                 let request = "{\"batch\":1,\"expires\":5000000000}";
-                let chunk = client.request(pull.clone(), request.into()).await.unwrap();
+                client.publish_with_reply(pull.clone(), inbox.clone(), request.into()).await.unwrap();
+                let chunk = answers.next().await.unwrap();
                 if chunk.status.is_none() && chunk.payload.len() < COUNT {
                     break chunk.reply.unwrap();
                 }
