@@ -32,7 +32,7 @@ fn ends(stats: &WorkerStats) -> [u64; 4] {
     [stats.died, stats.timed_out, stats.cancelled, told_to_exit(stats).iter().sum()]
 }
 
-/// Those that were told to exit: recycled, overgrown, idled out, scaled_down, shut down.
+/// Those that were told to exit: recycled, overgrown, idled out, scaled down, shut down.
 fn told_to_exit(stats: &WorkerStats) -> [u64; 5] {
     [stats.recycled, stats.overgrown, stats.idled_out, stats.scaled_down, stats.shut_down]
 }
