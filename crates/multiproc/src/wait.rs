@@ -136,8 +136,8 @@ fn ready(these: &[&dyn Waitable]) -> Result<Vec<usize>> {
 /// The descriptors of one sleep.
 pub struct Watch<'a> {
     polled: Vec<(BorrowedFd<'a>, PollFlags)>,
-    /// Those of channels whose readiness cannot be trusted: a process that is stopped while it sends or receives can keep
-    /// them readable. They are not polled during the pause.
+    /// Those of channels whose readiness cannot be trusted: a process that is stopped while it sends or receives can
+    /// keep them readable. They are not polled during the pause.
     doubtful: Vec<(BorrowedFd<'a>, PollFlags)>,
     pause: Duration,
     /// Channels of replies, which their connections may give up meanwhile.

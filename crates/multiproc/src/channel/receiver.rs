@@ -27,8 +27,9 @@ impl ReceiverCore {
         Ok(Self(end))
     }
 
-    /// Receives up to `max` messages, and no more than [`BATCH_BYTES`] ask for. Blocks while there is none, until the deadline. `take` is given each
-    /// message under the lock; a message that is [returned](ReceiveOutcome::Owned) comes alone.
+    /// Receives up to `max` messages, and no further one after [`BATCH_BYTES`]. Blocks while there is none, until the
+    /// deadline. `take` is given each message under the lock; a message that is [returned](ReceiveOutcome::Owned)
+    /// comes alone.
     #[inline]
     pub(crate) fn receive(
         &self,

@@ -19,8 +19,8 @@ pub(crate) fn kill_on_hangup(socket: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Has the kernel send SIGKILL to this process at any event of this socket: a hang-up, a packet that arrives, room after
-/// a send has found none. So a process must never fill it.
+/// Has the kernel send SIGKILL to this process at any event of this socket: a hang-up, a packet that arrives, room
+/// after a send has found none. So a process must never fill it.
 ///
 /// The kernel checks the permission now, so it sends the signal also when a process has changed its user.
 fn signal_on_hangup(socket: BorrowedFd<'_>) -> nix::Result<()> {

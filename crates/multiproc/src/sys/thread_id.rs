@@ -22,9 +22,9 @@ pub(crate) struct ThreadId(u64);
 /// The start time of a thread if /proc does not tell it.
 const UNKNOWN: u32 = 0;
 
-/// A checksum of the thread number (Knuth's multiplicative hash), which is added to the start time. A random or slightly
-/// damaged word then hardly ever names a living thread, not even where /proc tells no start time, or where threads
-/// have started within the same clock tick.
+/// A checksum of the thread number (Knuth's multiplicative hash), which is added to the start time. A random or
+/// slightly damaged word then hardly ever names a living thread, not even where /proc tells no start time, or where
+/// threads have started within the same clock tick.
 fn salt(number: u32) -> u32 {
     number.wrapping_mul(2_654_435_761)
 }

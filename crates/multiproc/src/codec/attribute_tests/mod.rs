@@ -132,8 +132,9 @@ types! {
         External::Named { a: a.clone(), n } => External::Named { a: a.clone(), n },
     ] Arrive
 
+    #[derive(Default)]
     #[serde(tag = "kind", content = "what")]
-    enum Adjacent<X> { Unit, One(X), Two(X, u8), Named { a: X, n: u8 } }
+    enum Adjacent<X> { #[default] Unit, One(X), Two(X, u8), Named { a: X, n: u8 } }
     of |a, _b, n| [
         Adjacent::<X>::Unit => Adjacent::Unit,
         Adjacent::One(a.clone()) => Adjacent::One(a.clone()),

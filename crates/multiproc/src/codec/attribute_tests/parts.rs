@@ -44,13 +44,6 @@ for_each_part! {
 /// A part that itself inspects the data, with another one in it.
 type Tagged = Adjacent<Flat<u16>>;
 
-#[allow(clippy::derivable_impls, reason = "a macro makes the type for all tests")]
-impl Default for Tagged {
-    fn default() -> Self {
-        Self::Unit
-    }
-}
-
 fn tagged() -> impl Strategy<Value = Tagged> {
     any::<(u16, u8, u8)>().prop_map(|(a, m, n)| {
         let flat = Flat { n, inner: Named2 { a, m } };

@@ -180,8 +180,8 @@ impl Connection {
         }
     }
 
-    /// Notes when the channel was first found hung up. So callers with short time limits, too, reach the time after which
-    /// the cause counts as unknown.
+    /// Notes when the channel was first found hung up. So callers with short time limits, too, reach the time after
+    /// which the cause counts as unknown.
     fn note_hang_up(inbox: &mut Inbox) {
         inbox.hung_up_since.get_or_insert_with(Instant::now);
     }
