@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use multiproc::{Pool, Result, pipe};
 
 use super::{HOUR, SHORT, square, zero_waits};
-use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     imap_keeps_order_and_ends,
@@ -21,7 +21,6 @@ trials![
     imap_takes_its_input_only_so_far_ahead,
     imap_does_not_run_ahead_of_a_slow_first_item,
     a_result_comes_before_more_of_a_slow_input_is_taken,
-    a_result_that_is_there_comes_before_an_input_that_may_block,
     an_input_may_wait_for_the_result_before_it,
     a_timed_wait_gives_what_is_there_and_ends_no_task,
     a_timed_wait_of_a_closed_pool_gives_its_error,
@@ -184,29 +183,6 @@ fn a_result_comes_before_more_of_a_slow_input_is_taken() -> Outcome {
     assert!(taken.get() < 8, "{taken:?} items were taken before the first result was given");
     assert_eq!(pool.imap_unordered(square, slow()).next().transpose()?, Some(49));
     assert!(taken.get() < 8, "{taken:?} items were taken before the first result was given");
-    Ok(())
-}
-
-/// The lines of a terminal do not say whether more will come, nor when.
-fn a_result_that_is_there_comes_before_an_input_that_may_block() -> Outcome {
-    let pool = Pool::new(8)?;
-    let (go_on, silence) = channel();
-    for is_ordered in [true, false] {
-        let before = pool.stats().total().tasks_done;
-        let mut numbers = 0..3;
-        let end = || silence.recv_timeout(TEST_TIMEOUT).map(|()| None).unwrap();
-        let input = std::iter::from_fn(|| numbers.next().or_else(end));
-        let call = pool.options().buffer_size(3);
-        let mut results =
-            if is_ordered { call.imap(square, input) } else { call.imap_unordered(square, input) };
-        let mut squares = vec![results.next().unwrap()?];
-        eventually("the others are done", || pool.stats().total().tasks_done == before + 3);
-        squares.extend([results.next().unwrap()?, results.next().unwrap()?]);
-        squares.sort_unstable();
-        assert_eq!(squares, [0, 1, 4]);
-        go_on.send(())?;
-        assert!(results.next().is_none());
-    }
     Ok(())
 }
 

@@ -37,8 +37,8 @@ where
         }
     }
 
-    /// Whether to return a result before taking more input: a result is available, and the input may block, or no
-    /// worker lacks work.
+    /// Whether to return a result before taking more input, which may block: a result is available, and no
+    /// worker lacks work or the input is slow.
     fn may_pause(&mut self) -> bool {
         if self.look_ahead.is_none() {
             return false;
@@ -47,21 +47,16 @@ where
         let has_result_soon =
             self.buffer.begin_span() || (is_slow && self.await_arrival()) || self.call.has_arrived();
         let lacks_work = self.pending < self.core.workers() as u64 && !self.core.is_inline();
-        has_result_soon && (is_slow || !self.knows_of_more() || !lacks_work)
-    }
-
-    /// Whether the input says that it has more items. One that does not may be lines of a terminal or messages, which
-    /// come when they come.
-    fn knows_of_more(&self) -> bool {
-        self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0)
+        has_result_soon && (is_slow || !lacks_work)
     }
 
     /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for
     /// one, for a quarter of the input's time. So results come before the next line or message of an
     /// interactive input, and an input that is merely slow is delayed by no more than that.
     fn await_arrival(&self) -> bool {
+        let knows_of_more = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
         let deadline =
-            if self.knows_of_more() { Deadline::now() } else { self.deadline.or_within(self.input_time / 4) };
+            if knows_of_more { Deadline::now() } else { self.deadline.or_within(self.input_time / 4) };
         let has_arrived = || self.call.has_arrived();
         self.pending > 0 && self.core.become_driver(false).wait_until(deadline, has_arrived)
     }
