@@ -11,6 +11,7 @@ use multiproc::Error;
 use multiproc_cluster::Cluster;
 
 use crate::link::Link;
+use crate::pulls::Pulls;
 use crate::server::Server;
 use crate::support::{LEASE, OBJECT_LEN, Outcome, TEST_TIMEOUT, trials, wait_for_begin, wait_until};
 use crate::work::{HOUR, enlarge, hold, sleep, square, wait_and_enlarge};
@@ -134,20 +135,11 @@ fn a_chunk_that_is_handed_back_often_runs() -> Outcome {
     let mut task = pool.submit(square, (3,))?;
     let name = server.streams().remove(0);
     server.as_client(async |context| {
-        let client = context.client();
-        let pull = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.agents");
-        let inbox = client.new_inbox(); // what comes has the subject of the chunk, which `request` does not take
-        let mut answers = client.subscribe(inbox.clone()).await.unwrap();
+        let mut pulls = Pulls::of_stream(&name, &context).await;
         let handed_back = async {
-            let mut count = 0;
-            while count < 20 {
-                let request = "{\"batch\":1,\"expires\":5000000000}";
-                client.publish_with_reply(pull.clone(), inbox.clone(), request.into()).await.unwrap();
-                let chunk = answers.next().await.unwrap();
-                if let (None, Some(acknowledge)) = (chunk.status, chunk.reply) {
-                    client.publish(acknowledge, "-NAK".into()).await.unwrap();
-                    count += 1;
-                }
+            for _ in 0..20 {
+                let chunk = pulls.next().await;
+                pulls.hand_back(chunk).await;
             }
         };
         tokio::time::timeout(TEST_TIMEOUT, handed_back).await.expect("it does not come again");

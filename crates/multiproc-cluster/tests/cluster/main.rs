@@ -27,6 +27,7 @@ mod links;
 mod logs;
 mod network;
 mod pending;
+mod pulls;
 mod server;
 mod skips;
 mod support;

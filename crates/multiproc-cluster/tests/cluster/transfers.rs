@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use multiproc_cluster::{Cluster, HostLoss};
 
 use crate::link::Link;
+use crate::pulls::Pulls;
 use crate::server::Server;
 use crate::support::{LEASE, Outcome, TEST_TIMEOUT, agent, trials, wait_for_begin};
 use crate::work::{HOUR, begin_and_wait, enlarge, sleep, square};
@@ -146,23 +147,17 @@ fn large_items_that_no_host_begins_go_in_parts() -> Outcome {
     let name = server.streams().remove(0);
     let mut task = pool.submit(enlarge, (vec![1; COUNT], 0))?;
     server.as_client(async |context| {
-        let client = context.client();
-        let pull = format!("$JS.API.CONSUMER.MSG.NEXT.{name}.agents");
-        let inbox = client.new_inbox(); // what comes has the subject of the chunk, which `request` does not take
-        let mut answers = client.subscribe(inbox.clone()).await.unwrap();
+        let mut pulls = Pulls::of_stream(&name, &context).await;
         let without_items = async {
             loop {
-                let request = "{\"batch\":1,\"expires\":5000000000}";
-                client.publish_with_reply(pull.clone(), inbox.clone(), request.into()).await.unwrap();
-                let chunk = answers.next().await.unwrap();
-                if chunk.status.is_none() && chunk.payload.len() < COUNT {
-                    break chunk.reply.unwrap();
+                let chunk = pulls.next().await;
+                if chunk.payload.len() < COUNT {
+                    break chunk;
                 }
             }
         };
         let found = tokio::time::timeout(TEST_TIMEOUT, without_items).await;
-        client.publish(found.expect("they stay in the message"), "-NAK".into()).await.unwrap();
-        client.flush().await.unwrap();
+        pulls.hand_back(found.expect("they stay in the message")).await;
     });
     for task in busy {
         assert!(task.cancel());
