@@ -238,7 +238,7 @@ impl CallOptions<'_> {
         let chunk = self.caller.submit(NewChunk {
             inbox: Arc::clone(&inbox),
             function: FunctionId::of(function)?,
-            first: 0,
+            first: None,
             count: 1,
             items,
             timeout: self.options.timeout,

@@ -36,14 +36,18 @@
 //! - **Nothing is left behind.** A caller's stream and objects go with its pool; if it is killed, the agents
 //!   remove them after the lease.
 //!
+//! # Logs
+//!
+//! With the feature `log`, what tasks log with the crate `log` arrives in the logger of their caller, with the names of
+//! host and process and the index of the item, at the latest when the pool is dropped. The agent's `RUST_LOG` says which levels are
+//! sent (default: `info`); those that the caller's logger does not want, its agent prints on its standard error. Records
+//! of a host that is lost may be lost with it, and those that are too many or too large: the caller's logger is told how
+//! many. A program that calls [`agent`] may set a logger of its own before that; then it gets them all.
+//!
 //! # Limits
 //!
 //! Ends of queues and pipes, locks, and shared memory stay on their host: such arguments are an error. So is a
 //! result that holds one, of its item.
-//!
-//! What tasks log with the crate `log` does not come to the caller. With the feature `log` their agent prints it on its
-//! standard error, with the names of host and process; its `RUST_LOG` says which levels. A program that calls [`agent`]
-//! may set a logger of its own before that.
 //!
 //! `docs/cluster.md` of the repository says how it works, and what limits it on 100 and on 10,000 hosts.
 
@@ -78,6 +82,9 @@ mod cost;
 mod fake_broker;
 mod original;
 mod protocol;
+
+#[cfg(feature = "log")]
+mod log_record;
 
 pub use agent::{AgentOptions, agent, init};
 pub use async_nats::ConnectOptions;

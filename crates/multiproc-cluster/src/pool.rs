@@ -196,6 +196,7 @@ impl Drop for Pool {
         let _ = self.shared.run(async move {
             let _ = close(CLOSE_TIMEOUT, caller.close()).await;
         });
+        self.caller.logs.end(CLOSE_TIMEOUT);
     }
 }
 

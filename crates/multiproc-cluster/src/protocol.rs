@@ -7,6 +7,9 @@ use multiproc::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "log")]
+use crate::log_record::LogRecord;
+
 /// The SHA-256 of a program.
 pub(crate) type Build = [u8; 32];
 
@@ -82,6 +85,9 @@ pub(crate) struct CallerAdvert {
     pub(crate) build: String,
     pub(crate) lease_ms: u64,
     pub(crate) is_over: bool,
+    /// The highest level of the log records that it wants; 0: none.
+    #[serde(default)]
+    pub(crate) log_level: u8,
 }
 
 /// An agent's answer.
@@ -101,6 +107,8 @@ pub(crate) struct WorkHeader {
     pub(crate) copy: u32,
     /// The number of its items.
     pub(crate) count: u32,
+    /// The input index of the first one. `None` for a submitted task.
+    pub(crate) first: Option<u64>,
     pub(crate) function: FunctionId,
     pub(crate) timeout: Option<Duration>,
     pub(crate) grace: Duration,
@@ -138,6 +146,12 @@ pub(crate) enum Request {
     MakeStore { again: bool },
     /// Is the caller there?
     Ping,
+    /// What a task has logged. No answer.
+    #[cfg(feature = "log")]
+    Log(LogRecord),
+    /// The number of records that were not sent. No answer.
+    #[cfg(feature = "log")]
+    LogsLost(u64),
 }
 
 /// The caller's answer.

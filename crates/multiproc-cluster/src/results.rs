@@ -314,7 +314,7 @@ where
         let submitted = self.caller.submit(NewChunk {
             inbox: Arc::clone(&self.inbox),
             function,
-            first,
+            first: Some(first),
             count,
             items,
             timeout: self.options.timeout,

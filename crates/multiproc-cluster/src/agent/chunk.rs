@@ -213,11 +213,14 @@ async fn run_and_report(
         None => free_place(agent, served).await?,
     };
     let encoded = match read {
-        Ok(items) => run(agent, header, protocol::values(&items).ok()?, place).await?,
+        Ok(items) => run(agent, served, header, protocol::values(&items).ok()?, place).await?,
         Err(error) => Err(error),
     };
     match encoded {
-        Ok((results, work)) => report(agent, served, results, work, chunk).await,
+        Ok((results, work)) => {
+            served.forwarder.flush().await; // what the tasks have logged comes before their results
+            report(agent, served, results, work, chunk).await
+        }
         Err(error) => Some(refuse(agent, served, &error, chunk).await),
     }
 }
@@ -283,15 +286,18 @@ async fn refuse(
 /// dropped, the items are stopped.
 async fn run(
     agent: &Arc<Agent>,
+    served: &Arc<Served>,
     header: WorkHeader,
     items: Vec<Vec<u8>>,
     place: OwnedSemaphorePermit,
 ) -> Option<Result<(Vec<u8>, Duration)>> {
     let stop = Arc::<Stop>::default();
     let guard = StopOnDrop(Arc::clone(&stop));
-    let runner = Arc::clone(agent);
+    let (runner, served) = (Arc::clone(agent), Arc::clone(served));
     let started = start_thread(move || {
-        let Ran { results, work } = run::run(&runner, &header, items, &stop, place)?;
+        let number = served.forwarder.number_of(header.first);
+        let Ran { results, work } = run::run(&runner, (&header, number), items, &stop, place)?;
+        served.forwarder.collect();
         Some(encode(&results).map(|results| (results, work)))
     });
     let ran = match started {

@@ -1,12 +1,11 @@
-//! Feature `log`: what tasks log goes to the agent's standard error, with the host's name.
+//! Feature `log`: the agent's logger, which gets what tasks log.
 
-use std::fmt::Write;
 use std::sync::OnceLock;
 
-use log::kv::{Error, Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::print_line;
+use super::forwarder;
+use crate::log_record::LogRecord;
 
 struct AgentLogger {
     host: String,
@@ -17,6 +16,7 @@ struct AgentLogger {
 type Level = (String, LevelFilter);
 
 static LOGGER: OnceLock<AgentLogger> = OnceLock::new();
+static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 
 /// Sets the logger, unless the program has one that calls [`agent`](super::agent) by itself. Workers that start after
 /// that send it their records.
@@ -28,7 +28,13 @@ pub(super) fn install(host: &str) {
     if log::set_logger(logger).is_ok() {
         let max = logger.levels.iter().map(|(_, level)| *level).max();
         log::set_max_level(max.unwrap_or(LevelFilter::Off));
+        let _ = IS_INSTALLED.set(());
     }
+}
+
+/// Whether this process's logger is this one.
+pub(super) fn is_installed() -> bool {
+    IS_INSTALLED.get().is_some()
 }
 
 impl Log for AgentLogger {
@@ -38,27 +44,11 @@ impl Log for AgentLogger {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let mut values = Values(String::new());
-            let _ = record.key_values().visit(&mut values);
-            let (level, target, text) = (record.level(), record.target(), record.args());
-            print_line(&format!("host {}: [{level} {target}] {text}{}", self.host, values.0));
+            forwarder::pass_on(LogRecord::new(record, &self.host));
         }
     }
 
     fn flush(&self) {}
-}
-
-/// The record's own key-values, as text.
-struct Values(String);
-
-impl<'kvs> VisitSource<'kvs> for Values {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        // These are in the text.
-        if !["process", "pid", "item"].contains(&key.as_str()) {
-            let _ = write!(self.0, " {key}={value}");
-        }
-        Ok(())
-    }
 }
 
 /// The level of a target: that of the longest beginning.

@@ -1,6 +1,8 @@
 //! The agent: a local pool that serves the pools of all callers with the same build.
 
 mod chunk;
+#[cfg_attr(not(feature = "log"), path = "forwarder_off.rs")]
+mod forwarder;
 mod lease;
 #[cfg(feature = "log")]
 mod logger;
@@ -282,7 +284,7 @@ impl Agent {
         self.answer(&session).await;
         let mut sessions = self.lock();
         match sessions.get(&session) {
-            Some(Standing::Served(served)) => served.note_heartbeat(),
+            Some(Standing::Served(served)) => served.hear(&advert),
             Some(Standing::Refused) => {}
             None if advert.build == build_id::hex(&self.build) => {
                 let served = Served::start(self, session.clone(), &advert);

@@ -27,12 +27,13 @@ pub(super) struct Ran {
     pub(super) work: Duration,
 }
 
-/// Blocks until all items have results. `None` if it is stopped, or if the pool has ended.
+/// Blocks until all items have results. `None` if it is stopped, or if the pool has ended. In log records, the items
+/// count from `number` on.
 ///
 /// The place is free when most items have results: so the next chunk is there when the last item is done.
 pub(super) fn run(
     agent: &Agent,
-    header: &WorkHeader,
+    (header, number): (&WorkHeader, Option<u64>),
     items: Vec<Vec<u8>>,
     stop: &Stop,
     place: OwnedSemaphorePermit,
@@ -40,7 +41,7 @@ pub(super) fn run(
     let count = items.len();
     let started = Instant::now();
     let active = agent.active.fetch_add(1, Relaxed) + 1;
-    let results = run_items(agent, header, items, stop, place);
+    let results = run_items(agent, (header, number), items, stop, place);
     agent.active.fetch_sub(1, Relaxed);
     if !stop.is_set.load(Relaxed) {
         agent.pace().learn(header.function, started.elapsed());
@@ -58,12 +59,12 @@ pub(super) fn run(
 
 fn run_items(
     agent: &Agent,
-    header: &WorkHeader,
+    (header, number): (&WorkHeader, Option<u64>),
     items: Vec<Vec<u8>>,
     stop: &Stop,
     place: OwnedSemaphorePermit,
 ) -> Option<Vec<Result<Vec<u8>>>> {
-    let mut options = agent.pool.options().retries(header.retries).grace(header.grace);
+    let mut options = agent.pool.options().retries(header.retries).grace(header.grace).number_from(number);
     if let Some(timeout) = header.timeout {
         options = options.timeout(timeout);
     }

@@ -9,6 +9,7 @@ use async_nats::client::RequestErrorKind;
 use futures_util::StreamExt;
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::forwarder::Forwarder;
 use super::slot::{self, Kind};
 use super::{Agent, print_line};
 use crate::caller::remove_streams;
@@ -20,6 +21,8 @@ pub(crate) struct Served {
     pub(super) lease: Duration,
     /// When the caller was heard.
     heard: Mutex<Instant>,
+    /// Sends the caller what its tasks log.
+    pub(super) forwarder: Forwarder,
     over: watch::Sender<bool>,
     /// Has a slot pull a chunk [ahead](Kind::Ahead).
     pub(super) ahead: Notify,
@@ -89,8 +92,10 @@ pub(super) enum Answer {
 impl Served {
     /// Starts a slot of each kind for each worker: so the workers are busy while chunks and results travel.
     pub(super) fn start(agent: &Arc<Agent>, session: Session, advert: &CallerAdvert) -> Arc<Self> {
+        let forwarder = Forwarder::start(&agent.connection, &session, advert.log_level);
         let served = Arc::new(Self {
             session,
+            forwarder,
             lease: Duration::from_millis(advert.lease_ms.max(1)),
             heard: Mutex::new(Instant::now()),
             over: watch::Sender::new(false),
@@ -107,7 +112,13 @@ impl Served {
         served
     }
 
-    pub(super) fn note_heartbeat(&self) {
+    /// The caller is there, and may want other log records.
+    pub(super) fn hear(&self, advert: &CallerAdvert) {
+        self.note_heartbeat();
+        self.forwarder.set_level(advert.log_level);
+    }
+
+    fn note_heartbeat(&self) {
         *lock(&self.heard) = Instant::now();
     }
 
@@ -298,6 +309,7 @@ mod tests {
     fn served(lease: Duration) -> Served {
         Served {
             session: Session { pool: "p".to_owned(), id: "s".to_owned() },
+            forwarder: Forwarder::idle(),
             lease,
             heard: Mutex::new(Instant::now()),
             over: watch::Sender::new(false),

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::inbox::Inbox;
+use super::logs::Logs;
 use super::outstanding::Outstanding;
 use super::permits::Permits;
 use super::state::State;
@@ -31,6 +32,7 @@ pub(super) async fn caller(answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 's
         state: PrivateMutex::new(State::new()),
         next_chunk: AtomicU64::new(0),
         permits: Permits::new(1),
+        logs: Logs::default(),
         over: watch::Sender::new(false),
         store: tokio::sync::Mutex::default(),
         has_store: AtomicBool::new(false),
@@ -45,7 +47,7 @@ pub(super) fn submit(caller: &Caller, chunk: u64) -> Arc<Inbox> {
     let mut new = NewChunk {
         inbox: Arc::clone(&inbox),
         function: encoded::decode(&function, "a function").unwrap(),
-        first: 0,
+        first: None,
         count: 1,
         items: Vec::new(),
         timeout: None,

@@ -4,6 +4,8 @@ mod contact;
 #[cfg(test)]
 mod for_tests;
 pub(crate) mod inbox;
+#[cfg_attr(not(feature = "log"), path = "logs_off.rs")]
+mod logs;
 mod monitor;
 mod outstanding;
 pub(crate) mod permits;
@@ -26,6 +28,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::inbox::Inbox;
+use self::logs::Logs;
 use self::outstanding::Outstanding;
 use self::permits::{Permit, Permits};
 pub(crate) use self::replies::unreadable;
@@ -50,6 +53,7 @@ pub(crate) struct Caller {
     state: PrivateMutex<State>,
     next_chunk: AtomicU64,
     pub(crate) permits: Arc<Permits>,
+    pub(crate) logs: Logs,
     over: watch::Sender<bool>,
     /// Whether the object store was made. Held while that is done, and while an existing one is removed.
     store: tokio::sync::Mutex<bool>,
@@ -74,6 +78,7 @@ impl Settings {
             build: build_id::hex(&self.build),
             lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
             is_over,
+            log_level: logs::wanted_level(),
         }
     }
 }
@@ -82,7 +87,8 @@ impl Settings {
 pub(crate) struct NewChunk {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) function: FunctionId,
-    pub(crate) first: u64,
+    /// The input index of its first item. `None` for a submitted task.
+    pub(crate) first: Option<u64>,
     pub(crate) count: u32,
     pub(crate) items: Vec<u8>,
     pub(crate) timeout: Option<Duration>,
@@ -145,6 +151,7 @@ impl Caller {
             state: PrivateMutex::new(State::new()),
             next_chunk: AtomicU64::new(0),
             permits: Permits::new(settings.max_pending),
+            logs: Logs::default(),
             over: watch::Sender::new(false),
             store: tokio::sync::Mutex::default(),
             has_store: AtomicBool::new(false),

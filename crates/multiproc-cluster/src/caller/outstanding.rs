@@ -53,7 +53,7 @@ impl Outstanding {
     pub(super) fn new(chunk: &mut NewChunk) -> Self {
         Self {
             inbox: Arc::clone(&chunk.inbox),
-            first: chunk.first,
+            first: chunk.first.unwrap_or(0),
             count: chunk.count,
             on_host_loss: chunk.on_host_loss,
             grant: 0,

@@ -119,6 +119,7 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk) -> Result<Arc<
         chunk,
         copy: 0,
         count: new.count,
+        first: new.first,
         function: new.function,
         timeout: new.timeout,
         grace: new.grace,

@@ -51,20 +51,22 @@ type RunningItem = Box<dyn Fn() -> Option<u32> + Send + Sync>;
 
 static RUNNING_ITEM: OnceLock<RunningItem> = OnceLock::new();
 
-/// The index of an item, if its call has several items and records are wanted at all.
+/// The number of an item in records, if they are wanted at all: its index, if its call has several items, or one that
+/// the caller has chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FirstItem(Option<u64>);
 
 impl_serde!(newtype FirstItem);
 
 impl FirstItem {
-    /// For a call: of one item, or of several.
-    pub(crate) fn of_call(is_single: bool) -> Self {
-        Self((!is_single && log::max_level() > LevelFilter::Off).then_some(0))
+    /// For a call: of one item, or of several; with the number of its first one, if the caller has chosen that.
+    pub(crate) fn of_call(is_single: bool, number: Option<u64>) -> Self {
+        let first = number.or((!is_single).then_some(0));
+        Self(first.filter(|_| log::max_level() > LevelFilter::Off))
     }
 
     pub(crate) fn at(self, index: u64) -> Self {
-        Self(self.0.map(|_| index))
+        Self(self.0.map(|first| first.wrapping_add(index)))
     }
 }
 

@@ -18,7 +18,7 @@ impl_serde!(
 );
 
 impl FirstItem {
-    pub(crate) fn of_call(_is_single: bool) -> Self {
+    pub(crate) fn of_call(_is_single: bool, _number: Option<u64>) -> Self {
         Self {}
     }
 

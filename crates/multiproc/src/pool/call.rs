@@ -59,6 +59,8 @@ pub(crate) struct Options {
     pub(crate) priority: i8,
     /// For lazy calls: the maximum number of items taken from the input and without a returned result.
     pub(crate) buffer_size: Option<u64>,
+    /// For log records: the number of the first item, in place of its index.
+    pub(crate) first_number: Option<u64>,
 }
 
 /// The header that precedes items in a ring.
@@ -133,7 +135,8 @@ const PRIORITY_STEP: i64 = 10_000_000_000;
 
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options, is_single: bool) -> Arc<Self> {
-        let (is_timed, first) = (options.timeout.is_some(), FirstItem::of_call(is_single));
+        let first = FirstItem::of_call(is_single, options.first_number);
+        let is_timed = options.timeout.is_some();
         let header = TaskHeader { task, is_timed, first, trace: trace::Tag::default() };
         Arc::new(Self {
             header,

@@ -1,6 +1,8 @@
 //! What a pool on many hosts (`multiproc-cluster`) needs of this crate: functions by name, values as bytes, its errors,
 //! and what tells a forked copy, and does not let it wait for a lock.
 
+use std::time::Duration;
+
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
@@ -9,7 +11,9 @@ use crate::channel::errors::SendError;
 use crate::error::{Cause, Error, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::{panic, wire};
+use crate::logs;
 pub use crate::sys::fork_detect::OriginalProcess;
+use crate::sys::poll::Deadline;
 pub use crate::sys::private_mutex::PrivateMutex;
 use crate::sys::privileges::is_secure;
 use crate::task::{RemoteFn, TaskId};
@@ -35,6 +39,12 @@ impl FunctionId {
 /// whoever executed it has chosen.
 pub fn has_gained_privileges() -> bool {
     is_secure()
+}
+
+/// Blocks until this process's logger has the records that children have sent before, for a limited time, as a join
+/// does.
+pub fn deliver_logs(time: Duration) {
+    logs::deliver(Deadline::after(time));
 }
 
 /// Appends an encoded value to `out`.

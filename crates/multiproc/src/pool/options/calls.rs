@@ -274,6 +274,12 @@ impl<'pool, M> CallOptions<'pool, M> {
 #[doc(hidden)]
 #[allow(clippy::missing_errors_doc)]
 impl<'pool> CallOptions<'pool> {
+    /// The number of the first item in log records, in place of its index. The others follow.
+    pub fn number_from(mut self, number: Option<u64>) -> Self {
+        self.options.first_number = number;
+        self
+    }
+
     /// As [`imap`](Self::imap): a vector of bytes travels as it is, so the worker gets the encoded arguments,
     /// and this process the encoded result.
     pub fn imap_encoded<I>(self, function: FunctionId, items: I) -> LazyResults<'pool, I::IntoIter, Vec<u8>>
