@@ -28,7 +28,8 @@ use crate::task_handle::TaskHandle;
 /// No call waits for hosts that do not come: while no agent of this program answers for a lease, its items
 /// fail, with an error that names the hosts that have another build.
 ///
-/// Dropping the pool withdraws what is left of its work, and waits at most two seconds for that.
+/// Dropping the pool withdraws what is left of its work, and waits at most two seconds for that; and with the feature
+/// `log` until the logger has the records that have arrived, unless it takes none for two seconds.
 pub struct Pool {
     caller: Arc<Caller>,
     shared: Arc<Shared>,

@@ -38,8 +38,9 @@ enum Queued {
 
 /// The most records of a session that wait to be sent.
 const QUEUE_LEN: usize = 4096;
-/// How long the results of a chunk wait at most until what its tasks have logged is sent.
-const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// How long the results of a chunk wait at most until what its tasks have logged is sent. Longer only if there is no
+/// connection, so that the results cannot be sent, either.
+const FLUSH_TIME: Duration = Duration::from_secs(10);
 
 /// An item's number in log records has the session's number, and in these bits its index and one, or zero for a submitted
 /// task.

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub(crate) struct Logs {
     thread: PrivateMutex<Option<LogThread>>,
     /// Records that the logger has not got, and of which it has not heard.
     lost: Arc<AtomicU64>,
+    /// Records that the logger has got.
+    passed: Arc<AtomicU64>,
 }
 
 struct LogThread {
@@ -40,7 +42,7 @@ impl Logs {
     pub(super) fn take(&self, record: LogRecord) {
         let Some(mut thread) = self.thread.lock() else { return };
         if thread.is_none() {
-            *thread = LogThread::start(&self.lost).ok();
+            *thread = LogThread::start(&self.lost, &self.passed).ok();
         }
         let is_taken = thread.as_ref().is_some_and(|thread| thread.records.try_send(record).is_ok());
         self.lose(u64::from(!is_taken));
@@ -51,25 +53,33 @@ impl Logs {
         self.lost.fetch_add(count, Relaxed);
     }
 
-    /// Blocks, for a limited time, until the logger has what has arrived.
+    /// Blocks until the logger has what has arrived, but not beyond this time in which it takes no record.
     pub(crate) fn end(&self, time: Duration) {
         let Some(thread) = self.thread.lock().and_then(|mut thread| thread.take()) else { return };
         drop(thread.records);
-        let _ = thread.ended.recv_timeout(time);
+        let mut before = None;
+        while thread.ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout) {
+            let passed = Some(self.passed.load(Relaxed));
+            if passed == before {
+                return;
+            }
+            before = passed;
+        }
     }
 }
 
 impl LogThread {
-    fn start(lost: &Arc<AtomicU64>) -> io::Result<Self> {
+    fn start(lost: &Arc<AtomicU64>, passed: &Arc<AtomicU64>) -> io::Result<Self> {
         let (records, taken) = sync_channel::<LogRecord>(QUEUE_LEN);
         let (end, ended) = channel();
-        let lost = Arc::clone(lost);
+        let (lost, passed) = (Arc::clone(lost), Arc::clone(passed));
         thread::Builder::new().name("mp-cluster-log".to_owned()).spawn(move || {
             let _end = end;
             for record in taken {
                 tell_lost(&lost);
                 // A panic of the logger is its own: its message is printed, and the next record follows.
                 let _ = catch_unwind(AssertUnwindSafe(|| record.log()));
+                passed.fetch_add(1, Relaxed);
             }
             tell_lost(&lost);
         })?;

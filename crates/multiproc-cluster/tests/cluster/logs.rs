@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::server::Server;
 use crate::support::{Outcome, agent_with, trials, wait_until};
+
+/// Records that fit into the queues between a task and its caller.
+const MANY: u32 = 3000;
 
 trials![what_a_task_logs_is_in_the_logger_of_its_caller_or_at_its_agent];
 
@@ -38,6 +43,9 @@ impl Log for TestLogger {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
+            if record.args().to_string().ends_with(LAST_WORDS) {
+                thread::sleep(Duration::from_millis(300)); // as one that writes to a slow disk
+            }
             let mut values = Values(BTreeMap::new());
             record.key_values().visit(&mut values).unwrap();
             let logged = Logged { text: record.args().to_string(), values: values.0 };
@@ -67,10 +75,15 @@ fn log_twice(number: u32) -> u32 {
     std::process::id()
 }
 
-fn log_and_crash(_number: u32) {
-    log::error!(target: "tests", "the last words");
+fn log_and_crash(count: u32) {
+    for number in 1..count {
+        log::warn!(target: "tests", "{number}");
+    }
+    log::error!(target: "tests", "{LAST_WORDS}");
     std::process::abort();
 }
+
+const LAST_WORDS: &str = "the last words";
 
 fn what_a_task_logs_is_in_the_logger_of_its_caller_or_at_its_agent() -> Outcome {
     let server = Server::start();
@@ -98,11 +111,18 @@ fn what_a_task_logs_is_in_the_logger_of_its_caller_or_at_its_agent() -> Outcome 
         LOGGER.take(300).iter().map(|logged| index_of(logged, &workers)).collect();
     assert!(indices?.into_iter().eq(0..300), "each item has logged once, under its index");
 
-    assert!(pool.apply(log_and_crash, (7,)).unwrap_err().is_died());
+    // All of them are there when the pool is dropped, also if much is on its way.
+    assert!(pool.apply(log_and_crash, (MANY,)).unwrap_err().is_died());
     drop(pool);
     let logged = LOGGER.take(0);
-    let is_last = |logged: &Logged| logged.text.ends_with(": the last words");
-    assert!(matches!(&logged[..], [logged] if is_last(logged)), "{logged:?}");
+    assert!(
+        logged
+            .iter()
+            .take(MANY as usize - 1)
+            .zip(1..)
+            .all(|(logged, number)| { logged.text.ends_with(&format!(": {number}")) })
+    );
+    assert!(logged.len() == MANY as usize && logged[MANY as usize - 1].text.ends_with(LAST_WORDS));
 
     // What this logger does not want is at the agent, and what it wants is not.
     let agents: Vec<String> = agent.log().lines().skip(before).map(str::to_owned).collect();
