@@ -5,6 +5,7 @@ mod event_log;
 mod interrupt;
 mod peers;
 mod resources;
+mod stalls;
 mod target;
 mod watchdog;
 mod workload;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::stalls::Stalls;
 use crate::watchdog::Watchdog;
 
 /// How much later than its limit a call may return on a busy machine.
@@ -45,9 +46,9 @@ impl Bounds {
         make: impl FnOnce() -> R,
     ) -> Result<R> {
         self.watchdog.note(0, Some(format!("{}: {call}", self.round.borrow())));
-        let begun = Instant::now();
+        let (begun, stalls) = (Instant::now(), Stalls::begin());
         let returned = make();
-        let late = begun.elapsed().saturating_sub(limit);
+        let late = begun.elapsed().saturating_sub(limit).saturating_sub(stalls.time());
         let mut worst = self.worst.borrow_mut();
         let worst = worst.entry(call).or_default();
         *worst = late.max(*worst);

@@ -4,7 +4,7 @@
 use anyhow::{Result, bail, ensure};
 use multiproc::{ArrayChunk, Error, Pool, Process, SharedArray};
 
-use super::BOUND;
+use super::PATIENCE;
 use super::kill_round::KillRound;
 use crate::locks::PARTIES;
 use crate::mix::{BEGUN, FILLED, Mix};
@@ -47,7 +47,7 @@ fn new_array() -> Result<SharedArray<u64>, Error> {
 /// All chunks are back, and what was killed explains each failure.
 fn check(round: &mut KillRound, mix: &Mix, array: SharedArray<u64>, ends: Ends) -> Result<()> {
     mix.check(round.count())?;
-    ensure!(array.join_timeout(BOUND)?, "a chunk is not back");
+    ensure!(array.join_timeout(PATIENCE)?, "a chunk is not back");
     let elements = array.into_shared()?;
     for (chunk, end) in elements.chunks(CHUNK).zip(ends) {
         match end {

@@ -75,6 +75,8 @@ const KINDS: &[Kind] = &[
 const WARM_UP: u32 = 3;
 /// How long any handle may take, after the first kill, to have its result.
 const BOUND: Duration = Duration::from_secs(2);
+/// After this time, what should have ended after a round has not.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
