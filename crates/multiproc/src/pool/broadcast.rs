@@ -11,7 +11,7 @@ use super::reorder::{ReorderBuffer, ResultOrder};
 use super::{Pool, PoolFn};
 use crate::error::Result;
 use crate::ipc::packet::Message;
-use crate::ipc::wire::Memories;
+use crate::ipc::wire::Segments;
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 
@@ -62,7 +62,7 @@ impl<M> Pool<M> {
         let (bytes, descriptors) = (initializer.args.clone(), initializer.descriptors.clone());
         let chunk_for_worker = |first| {
             let body = Body::OutOfLine(Box::new(Message::new(bytes.clone(), descriptors.clone())?));
-            Ok(Chunk::new(&call, first, 1, Memories::NONE, body))
+            Ok(Chunk::new(&call, first, 1, Segments::NONE, body))
         };
         let count = self.core.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)

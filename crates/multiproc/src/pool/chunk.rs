@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, as_u32, begin_frame, end_frame, split_frame};
 use crate::ipc::packet::{MAX_INLINE, Message};
 use crate::ipc::ring::array::MAX_ARRAY;
-use crate::ipc::wire::{self, Memories, MemoryList, SharedFd, Transferable};
+use crate::ipc::wire::{self, SegmentList, Segments, SharedFd, Transferable};
 use crate::pool::worker_rings::VALUE;
 
 /// Consecutive items of one call.
@@ -22,7 +22,7 @@ pub(crate) struct Chunk {
     /// Its [sort key](Call::sort_key), once it is submitted.
     pub(crate) sort_key: i64,
     /// What its items name.
-    pub(crate) memories: Memories,
+    pub(crate) segments: Segments,
     pub(crate) body: Body,
 }
 
@@ -39,8 +39,8 @@ pub(crate) enum Body {
 pub(crate) const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
 impl Chunk {
-    pub(super) fn new(call: &Arc<Call>, first: u64, count: u32, memories: Memories, body: Body) -> Self {
-        Self { call: Arc::clone(call), first, count, deaths: Vec::new(), sort_key: 0, memories, body }
+    pub(super) fn new(call: &Arc<Call>, first: u64, count: u32, segments: Segments, body: Body) -> Self {
+        Self { call: Arc::clone(call), first, count, deaths: Vec::new(), sort_key: 0, segments, body }
     }
 
     /// The header for its items.
@@ -125,12 +125,12 @@ pub(crate) struct ChunkBuilder {
     count: u32,
     /// The size in bytes of each item, if all are values for arrays, else 0. `frames` then holds only values.
     size: u32,
-    memories: MemoryList,
+    segments: SegmentList,
     /// The last item has added the last memory for which there was room, and is not the only item.
-    has_filled_memories: bool,
+    has_filled_segments: bool,
     /// The last item, if it is out of line.
     out_of_line: Option<Box<Message>>,
-    /// Whether that may name memories.
+    /// Whether that may name segments.
     out_of_line_names: bool,
 }
 
@@ -146,14 +146,14 @@ pub(crate) enum Filled {
 impl ChunkBuilder {
     /// With a capacity of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
-        let (frames, memories) = (Vec::with_capacity(bytes), MemoryList::default());
+        let (frames, segments) = (Vec::with_capacity(bytes), SegmentList::default());
         Self {
             frames,
             end: 0,
             count: 0,
             size: 0,
-            memories,
-            has_filled_memories: false,
+            segments,
+            has_filled_segments: false,
             out_of_line: None,
             out_of_line_names: false,
         }
@@ -237,20 +237,20 @@ impl ChunkBuilder {
                 Ok(())
             }
             None => {
-                self.add_encoded(|out, memories| wire::encode_naming(item, out, memories, "the arguments"))
+                self.add_encoded(|out, segments| wire::encode_naming(item, out, segments, "the arguments"))
             }
         }
     }
 
     fn add_encoded(
         &mut self,
-        encode: impl FnOnce(&mut Vec<u8>, &mut MemoryList) -> Result<Vec<SharedFd>>,
+        encode: impl FnOnce(&mut Vec<u8>, &mut SegmentList) -> Result<Vec<SharedFd>>,
     ) -> Result<()> {
         let start = begin_frame(&mut self.frames);
-        let was_full = self.memories.is_full();
-        match encode(&mut self.frames, &mut self.memories) {
+        let was_full = self.segments.is_full();
+        match encode(&mut self.frames, &mut self.segments) {
             Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= MAX_INLINE => {
-                self.has_filled_memories = self.count > 0 && !was_full && self.memories.is_full();
+                self.has_filled_segments = self.count > 0 && !was_full && self.segments.is_full();
                 end_frame(&mut self.frames, start, VALUE);
                 self.end = self.frames.len();
                 self.count += 1;
@@ -271,7 +271,7 @@ impl ChunkBuilder {
     /// Whether it should take no more items.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.frames.len() >= MAX_CHUNK_BYTES || self.out_of_line.is_some() || self.has_filled_memories
+        self.frames.len() >= MAX_CHUNK_BYTES || self.out_of_line.is_some() || self.has_filled_segments
     }
 
     /// The chunks; `first` is the input index of the first item. There are two if the last item is out of
@@ -286,9 +286,9 @@ impl ChunkBuilder {
             0 => Body::Frames { bytes: self.frames, start: 0 },
             size => Body::Values { bytes: self.frames, start: 0, size },
         };
-        let memories = Memories::from(self.memories);
-        let of_last = if self.out_of_line_names { memories.clone() } else { Memories::NONE };
-        let in_line = (count > 0).then(|| Chunk::new(call, first, count, memories, body));
+        let segments = Segments::from(self.segments);
+        let of_last = if self.out_of_line_names { segments.clone() } else { Segments::NONE };
+        let in_line = (count > 0).then(|| Chunk::new(call, first, count, segments, body));
         let last = self.out_of_line.map(move |message| {
             Chunk::new(call, first + u64::from(count), 1, of_last, Body::OutOfLine(message))
         });

@@ -78,10 +78,10 @@ impl InlineWorkers {
 }
 
 fn run_chunk(chunk: Chunk) {
-    let Chunk { call, first, memories, body, .. } = chunk;
+    let Chunk { call, first, segments, body, .. } = chunk;
     let task = call.header.task.find::<ItemLoop>();
     let run = |args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>| {
-        let arrived = Arrived::new(descriptors, memories.clone());
+        let arrived = Arrived::new(descriptors, segments.clone());
         inline::run(|| task.clone()?.once.run(args, arrived, out))?
             .into_iter()
             .map(SharedFd::into_descriptor)

@@ -63,8 +63,8 @@ fn run_next<F: RemoteFn<Args>, Args: DeserializeOwned>(
         }
     }
     let run = catch_panic(|| {
-        let memories = rings.memories();
-        let args = rings.read(|item| wire::decode::<Args>(item, memories, "the arguments"))?;
+        let segments = rings.segments();
+        let args = rings.read(|item| wire::decode::<Args>(item, segments, "the arguments"))?;
         failpoint::hit(Failpoint::ItemDecoded);
         let result = function.call(args);
         failpoint::hit(Failpoint::ItemRan);

@@ -9,7 +9,7 @@ use super::state::{drop_worker_state, take_preloaded_state};
 use crate::error::{Error, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::packet::PacketSocket;
-use crate::ipc::wire::{self, Arrived, MemoryId};
+use crate::ipc::wire::{self, Arrived, SegmentId};
 use crate::logs;
 use crate::pool::worker_rings::{OUT_OF_LINE, TASK_HEADER, VALUE, WakeupPage, WorkerRings, WorkerSide};
 use crate::spawn::bootstrap;
@@ -70,16 +70,16 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
             Some(TASK_HEADER) => {
                 let number = rings.item_number();
                 let mut tag = trace::Tag::default();
-                let mut memories: Vec<MemoryId> = Vec::new();
+                let mut segments: Vec<SegmentId> = Vec::new();
                 task = rings.read(|bytes| {
                     let header: TaskHeader;
-                    (header, memories) = wire::decode_internal(bytes, Vec::new(), "a header")?;
+                    (header, segments) = wire::decode_internal(bytes, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
                     logs::begin_items(header.first, number);
                     tag = header.trace;
                     header.task.find()
                 });
-                task = rings.take_memories(&memories).and(task);
+                task = rings.take_segments(&segments).and(task);
                 let function = task.as_ref().map_or("unknown", |task| task.once.name());
                 rings.trace.on_header(tag, function, number);
                 if rings.next() == Some(TASK_HEADER) {
@@ -114,15 +114,15 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
         rings.start_item_timer();
     }
     let mut result = Vec::new();
-    let memories = rings.memories();
+    let segments = rings.segments();
     let run = if kind == OUT_OF_LINE {
         rings.receive().and_then(|(args, descriptors)| {
             failpoint::hit(Failpoint::ItemReceived);
-            let (task, arrived) = (task?, Arrived::new(descriptors, memories));
+            let (task, arrived) = (task?, Arrived::new(descriptors, segments));
             args.with_bytes(|args| task.once.run(args, arrived, &mut result))
         })
     } else {
-        rings.read(|args| task?.once.run(args, memories, &mut result))
+        rings.read(|args| task?.once.run(args, segments, &mut result))
     };
     let run = run.and_then(|descriptors| match descriptors.len() {
         0 => rings.write(VALUE, &result),

@@ -119,10 +119,10 @@ fn spilled_memory_with_a_hole_is_an_error() {
     for memory in [sparse(), File::from(sealed())] {
         let blocks = || memory.metadata().unwrap().blocks();
         let before = blocks();
-        let memories = || vec![memory.try_clone().unwrap().into()];
-        assert!(Content::of(packet.clone(), 0, &mut memories()).unwrap_err().is_codec());
-        assert!(Content::to_keep(packet.clone(), 0, &mut memories()).unwrap_err().is_codec());
-        assert!(unpack(&packet, memories()).unwrap_err().is_codec());
+        let segments = || vec![memory.try_clone().unwrap().into()];
+        assert!(Content::of(packet.clone(), 0, &mut segments()).unwrap_err().is_codec());
+        assert!(Content::to_keep(packet.clone(), 0, &mut segments()).unwrap_err().is_codec());
+        assert!(unpack(&packet, segments()).unwrap_err().is_codec());
         assert_eq!(blocks(), before);
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
 
-use super::memories::{Arrived, Memories, MemoryList, is_memory};
+use super::segments::{Arrived, SegmentList, Segments, is_memory};
 use super::shared_fd::SharedFd;
 use crate::error::Result;
 use crate::impl_serde::impl_serde;
@@ -66,12 +66,12 @@ pub(super) struct Outgoing {
     /// Whether the value is only [tried](attempt), so that this goes to the incoming side's [`Trial`].
     is_trial: bool,
     beside: Option<Box<Beside<SharedFd, Attachment>>>,
-    memories: Option<NamedMemories>,
+    segments: Option<NamedSegments>,
 }
 
-/// The memories that values of a transport name.
-struct NamedMemories {
-    list: MemoryList,
+/// The segments that values of a transport name.
+struct NamedSegments {
+    list: SegmentList,
     /// How many the list had before the value that is being encoded.
     before: usize,
 }
@@ -82,7 +82,7 @@ pub(super) struct Incoming {
     /// Whether only the library's own types are being decoded.
     is_internal: bool,
     beside: Option<Box<Beside<Option<OwnedFd>, Option<Attachment>>>>,
-    memories: Memories,
+    segments: Segments,
     /// If present, the value is only [tried](attempt).
     trial: Option<Box<Trial>>,
 }
@@ -107,12 +107,12 @@ pub(super) struct Beside<D, A> {
 thread_local! {
     static OUTGOING: List<Outgoing> = const {
         RefCell::new(ManuallyDrop::new(
-            Outgoing { is_carried: false, is_internal: false, is_trial: false, beside: None, memories: None }
+            Outgoing { is_carried: false, is_internal: false, is_trial: false, beside: None, segments: None }
         ))
     };
     static INCOMING: List<Incoming> = const {
         RefCell::new(ManuallyDrop::new(
-            Incoming { is_internal: false, beside: None, memories: Memories::NONE, trial: None }
+            Incoming { is_internal: false, beside: None, segments: Segments::NONE, trial: None }
         ))
     };
 }
@@ -141,22 +141,22 @@ pub(super) fn collect(
     })
 }
 
-/// As [`collect`], for a value of a chunk, which names memories of the chunk's list. The list stays as it is if
+/// As [`collect`], for a value of a chunk, which names segments of the chunk's list. The list stays as it is if
 /// encoding fails or panics.
 pub(super) fn collect_naming(
-    memories: &mut MemoryList,
+    segments: &mut SegmentList,
     encode: impl FnOnce() -> Result<()>,
 ) -> Result<Beside<SharedFd, Attachment>> {
     OUTGOING.with(|list| {
-        let before = memories.len();
-        let named = NamedMemories { list: std::mem::take(memories), before };
-        let inner = Outgoing { is_carried: true, memories: Some(named), ..Outgoing::default() };
+        let before = segments.len();
+        let named = NamedSegments { list: std::mem::take(segments), before };
+        let inner = Outgoing { is_carried: true, segments: Some(named), ..Outgoing::default() };
         let scope = FdScope::begin(list, inner);
         let kept = Cell::new(before);
         let give_back = Defer(|| {
-            let named = list.borrow_mut().memories.take();
-            *memories = named.map(|named| named.list).unwrap_or_default();
-            memories.truncate(kept.get());
+            let named = list.borrow_mut().segments.take();
+            *segments = named.map(|named| named.list).unwrap_or_default();
+            segments.truncate(kept.get());
         });
         encode()?;
         kept.set(usize::MAX);
@@ -168,7 +168,7 @@ pub(super) fn collect_naming(
 /// Calls `decode`, whose values take from these what they had beside them.
 pub(super) fn provide<R>(
     is_internal: bool,
-    Arrived { descriptors, memories }: Arrived,
+    Arrived { descriptors, segments }: Arrived,
     attachments: Vec<Attachment>,
     decode: impl FnOnce() -> R,
 ) -> R {
@@ -177,7 +177,7 @@ pub(super) fn provide<R>(
         Box::new(Beside { descriptors, attachments: attachments.into_iter().map(Some).collect() })
     });
     INCOMING.with(|list| {
-        let _scope = FdScope::begin(list, Incoming { is_internal, beside, memories, trial: None });
+        let _scope = FdScope::begin(list, Incoming { is_internal, beside, segments, trial: None });
         decode()
     })
 }
@@ -217,7 +217,7 @@ fn with_trial<R>(f: impl FnOnce(&mut Trial) -> R) -> Option<R> {
 pub(super) fn clear_outgoing() {
     OUTGOING.with_borrow_mut(|outgoing| {
         outgoing.beside = None;
-        if let Some(NamedMemories { list, before }) = &mut outgoing.memories {
+        if let Some(NamedSegments { list, before }) = &mut outgoing.segments {
             list.truncate(*before);
         }
     });
@@ -293,7 +293,7 @@ pub(super) fn push_descriptor(fd: &SharedFd) -> Option<u32> {
         });
     }
     OUTGOING.with_borrow_mut(|outgoing| {
-        let named = outgoing.memories.as_mut().and_then(|named| named.list.index_of(fd));
+        let named = outgoing.segments.as_mut().and_then(|named| named.list.index_of(fd));
         named.or_else(|| push(&mut outgoing.beside()?.descriptors, fd.clone()))
     })
 }
@@ -305,7 +305,7 @@ pub(super) fn take_descriptor(index: u32) -> Option<SharedFd> {
             return take(&mut trial.descriptors, index, |_| true);
         }
         if is_memory(index) {
-            return incoming.memories.get(index);
+            return incoming.segments.get(index);
         }
         let index = usize::try_from(index).ok()?;
         incoming.beside.as_mut()?.descriptors.get_mut(index)?.take().map(SharedFd::from)

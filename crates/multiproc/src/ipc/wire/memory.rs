@@ -35,7 +35,7 @@ impl SharedMemory {
         memfd::allocate_range(&self.memory, 0, self.size().get())
     }
 
-    /// As memory that items of a pool may [name](super::Memories): no process waits until it is closed.
+    /// As memory that items of a pool may [name](super::Segments): no process waits until it is closed.
     pub(crate) fn nameable(self) -> Result<Self> {
         Ok(Self { memory: self.memory.into_memory(self.mapping.size())?, mapping: self.mapping })
     }

@@ -6,8 +6,8 @@
 
 pub(crate) mod attachment;
 mod descriptors;
-mod memories;
 mod memory;
+mod segments;
 mod shared_fd;
 #[cfg(test)]
 mod tests;
@@ -23,11 +23,11 @@ use crate::codec::raw;
 use crate::codec::{EncodingChoice, ErasedValue};
 use crate::error::{Cause, Error, Result};
 
-pub(crate) use self::memories::{
-    Arrived, MAX_MEMORIES, MAX_MEMORY_BYTES, Memories, MemoriesIdentity, MemoryList,
-};
 pub(crate) use self::memory::SharedMemory;
-pub(crate) use self::shared_fd::{MemoryId, SharedFd};
+pub(crate) use self::segments::{
+    Arrived, MAX_MEMORY_BYTES, MAX_SEGMENTS, SegmentList, Segments, SegmentsIdentity,
+};
+pub(crate) use self::shared_fd::{SegmentId, SharedFd};
 
 /// The first byte of a value that is not raw.
 const COMPACT: u8 = 0;
@@ -100,12 +100,12 @@ pub(crate) fn encode_with_descriptors<T: Transferable>(
 pub(crate) fn encode_naming<T: Transferable>(
     value: &T,
     out: &mut Vec<u8>,
-    memories: &mut MemoryList,
+    segments: &mut SegmentList,
     what: &str,
 ) -> Result<Vec<SharedFd>> {
     let start = out.len();
     let encode = || or_undo(out, what, |out| encode_marked(value, out, true));
-    put_in_front(descriptors::collect_naming(memories, encode)?, out, start, what)
+    put_in_front(descriptors::collect_naming(segments, encode)?, out, start, what)
 }
 
 /// Whether something was beside an encoded value, which is not raw.

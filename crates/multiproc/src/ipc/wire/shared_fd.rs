@@ -25,7 +25,7 @@ struct Descriptor {
 #[derive(Debug)]
 struct MemoryInfo {
     /// Of this process; no other memory gets it.
-    id: MemoryId,
+    id: SegmentId,
     size: NonZeroUsize,
     /// It was encoded for a pool.
     has_travelled: AtomicBool,
@@ -34,7 +34,7 @@ struct MemoryInfo {
 }
 
 /// Names the shared memory of a process, to itself and to what it tells the name.
-pub(crate) type MemoryId = u64;
+pub(crate) type SegmentId = u64;
 
 impl SharedFd {
     /// Shared memory of `size` bytes, whose closing no process waits for.
@@ -59,7 +59,7 @@ impl SharedFd {
     }
 
     /// The name and the size of shared memory; `None` for any other descriptor.
-    pub(crate) fn memory(&self) -> Option<(MemoryId, NonZeroUsize)> {
+    pub(crate) fn memory(&self) -> Option<(SegmentId, NonZeroUsize)> {
         self.0.memory.as_ref().map(|memory| (memory.id, memory.size))
     }
 

@@ -105,8 +105,8 @@ fn memory_that_travels_again_is_named() {
     let handle = SharedFd::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
     let memory = SharedMemory::create(NonZeroUsize::new(4096).unwrap()).unwrap().nameable().unwrap();
     let value = (memory.clone(), handle, memory.clone());
-    let (mut out, mut list) = (Vec::new(), MemoryList::default());
-    let mut encode = |list: &mut MemoryList| {
+    let (mut out, mut list) = (Vec::new(), SegmentList::default());
+    let mut encode = |list: &mut SegmentList| {
         out.clear();
         let descriptors = encode_naming(&value, &mut out, list, "it").unwrap();
         (

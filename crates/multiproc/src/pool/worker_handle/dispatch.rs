@@ -27,19 +27,19 @@ impl WorkerHandle {
         let (start, written) = (self.rings.position(), self.rings.written());
         let submission = Submission::begin(chunk.first);
         let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
-        let lacks_memories = self.rings.lacks(&chunk.memories);
-        if lacks_memories && self.in_flight.count() > 0 {
+        let lacks_segments = self.rings.lacks(&chunk.segments);
+        if lacks_segments && self.in_flight.count() > 0 {
             return Dispatched::Full; // it has just said that it lost some
         }
-        if (lacks_memories || self.header != Some(header) || chunk.memories != self.named)
-            && let Err(unsent) = self.begin_header(header, chunk, lacks_memories)
+        if (lacks_segments || self.header != Some(header) || chunk.segments != self.named)
+            && let Err(unsent) = self.begin_header(header, chunk, lacks_segments)
         {
             return unsent;
         }
         let before = self.in_flight.count();
         let outcome = match &mut chunk.body {
-            // If one of the memories is lost, that fails one item.
-            Body::Frames { .. } if lacks_memories => self.dispatch_frames(chunk, 1, start),
+            // If one of the segments is lost, that fails one item.
+            Body::Frames { .. } if lacks_segments => self.dispatch_frames(chunk, 1, start),
             Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
             Body::OutOfLine(message) => {
                 let sent = self.rings.send_out_of_line(message);
@@ -49,9 +49,9 @@ impl WorkerHandle {
         };
         if matches!(outcome, Dispatched::Accepted) {
             self.header = Some(chunk.header()); // that of an item that follows without a gap
-            if lacks_memories {
+            if lacks_segments {
                 self.in_flight.pin();
-                self.rings.expect_memories_read();
+                self.rings.expect_segments_read();
             }
             let (first, count) =
                 (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);
@@ -68,31 +68,31 @@ impl WorkerHandle {
         std::mem::take(&mut self.woken)
     }
 
-    /// Writes a header, and sends the memories that it names and the worker lacks.
+    /// Writes a header, and sends the segments that it names and the worker lacks.
     fn begin_header(
         &mut self,
         header: TaskHeader,
         chunk: &mut Chunk,
-        lacks_memories: bool,
+        lacks_segments: bool,
     ) -> Result<(), Dispatched> {
-        if lacks_memories {
-            // First, since a refusal would leave memories without an item at an idle worker.
+        if lacks_segments {
+            // First, since a refusal would leave segments without an item at an idle worker.
             if let Body::OutOfLine(message) = &mut chunk.body
                 && let Err(error) = message.spill()
             {
                 self.check_sent(Err(error), Error::is_shortage_of_descriptors)?;
             }
             // Whatever the kernel refuses would be the failure of all items of the chunk.
-            let sent = self.rings.send_memories(&chunk.memories);
+            let sent = self.rings.send_segments(&chunk.segments);
             self.check_sent(sent, |error| error.os_error().is_some())?;
         }
         let mut bytes = Vec::new();
         // Of numbers: cannot fail.
-        let _ = wire::encode_internal(&(header, chunk.memories.names()), &mut bytes, "a header");
+        let _ = wire::encode_internal(&(header, chunk.segments.names()), &mut bytes, "a header");
         if !self.rings.write_header(TASK_HEADER, &bytes, chunk.first_frame_len()) {
             return Err(self.rings_are_full());
         }
-        self.named = chunk.memories.identity();
+        self.named = chunk.segments.identity();
         Ok(())
     }
 

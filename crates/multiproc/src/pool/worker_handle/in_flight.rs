@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::ipc::packet::Message;
-use crate::ipc::wire::{self, Memories};
+use crate::ipc::wire::{self, Segments};
 use crate::pool::call::Call;
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::recording::ItemArguments;
@@ -19,7 +19,7 @@ pub(crate) struct InFlight {
     count: u32,
     /// The shortest time limit of any item; `None` without limits.
     least_timeout: Option<Duration>,
-    /// The first item must not be revoked: by it the worker takes the memories that were sent in front of it.
+    /// The first item must not be revoked: by it the worker takes the segments that were sent in front of it.
     is_pinned: bool,
 }
 
@@ -39,7 +39,7 @@ struct Span {
     /// The bytes of each item, if they are values of arrays, else 0.
     size: u32,
     /// What the items name.
-    memories: Memories,
+    segments: Segments,
     /// The single item, if it is out of line.
     message: Option<Box<Message>>,
 }
@@ -56,7 +56,7 @@ impl InFlight {
         self.count.saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX))
     }
 
-    /// Has the worker keep its only item: memories were sent with it.
+    /// Has the worker keep its only item: segments were sent with it.
     pub(crate) fn pin(&mut self) {
         self.is_pinned = !self.is_front_message();
     }
@@ -185,14 +185,14 @@ impl InFlight {
     pub(crate) fn take_arguments(&mut self, rings: &PoolSide) -> Option<ItemArguments> {
         let span = self.spans.front_mut()?;
         let arguments = match span.message.take() {
-            Some(message) if !message.holds_descriptors() && span.memories.is_empty() => {
+            Some(message) if !message.holds_descriptors() && span.segments.is_empty() => {
                 ItemArguments::OutOfLine(*message)
             }
             Some(_) => ItemArguments::HoldDescriptors,
             None => {
                 let bytes = rings.copy_item(span.start, span.done, span.size);
-                let names_memory = !span.memories.is_empty() && wire::has_attachments(&bytes);
-                if names_memory { ItemArguments::HoldDescriptors } else { ItemArguments::Inline(bytes) }
+                let names_segment = !span.segments.is_empty() && wire::has_attachments(&bytes);
+                if names_segment { ItemArguments::HoldDescriptors } else { ItemArguments::Inline(bytes) }
             }
         };
         Some(arguments)
@@ -214,7 +214,7 @@ impl InFlight {
 impl Span {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
-        let memories = chunk.memories.clone();
+        let segments = chunk.segments.clone();
         let size = chunk.value_size();
         let mut message = None;
         if let Body::OutOfLine(_) = chunk.body {
@@ -222,7 +222,7 @@ impl Span {
             let body = std::mem::replace(&mut chunk.body, Body::Frames { bytes: Vec::new(), start: 0 });
             message = if let Body::OutOfLine(message) = body { Some(message) } else { None };
         }
-        Self { call, first, count, done: 0, deaths, sort_key: chunk.sort_key, start, size, memories, message }
+        Self { call, first, count, done: 0, deaths, sort_key: chunk.sort_key, start, size, segments, message }
     }
 
     fn left(&self) -> u32 {
@@ -236,7 +236,7 @@ impl Span {
         let is_message = self.message.is_some() || matches!(chunk.body, Body::OutOfLine(_));
         let is_small = start.wrapping_sub(self.start) < 16 * 1024;
         let has_history = !self.deaths.is_empty() || !chunk.deaths.is_empty();
-        let is_alike = self.size == chunk.value_size() && self.memories == chunk.memories;
+        let is_alike = self.size == chunk.value_size() && self.segments == chunk.segments;
         is_next && !is_message && is_small && !has_history && is_alike && Arc::ptr_eq(&self.call, &chunk.call)
     }
 
@@ -249,7 +249,7 @@ impl Span {
             None => rings.cut_items(self.start, kept, count, self.size),
         };
         self.count = kept;
-        let (call, deaths, memories) = (Arc::clone(&self.call), self.deaths.clone(), self.memories.clone());
-        (Chunk { call, first, count, deaths, sort_key: self.sort_key, memories, body }, start)
+        let (call, deaths, segments) = (Arc::clone(&self.call), self.deaths.clone(), self.segments.clone());
+        (Chunk { call, first, count, deaths, sort_key: self.sort_key, segments, body }, start)
     }
 }

@@ -26,7 +26,7 @@ use crate::error::{Origin, Result};
 use crate::ipc::fd_shortage::Shortage;
 use crate::ipc::frame::Frames;
 use crate::ipc::packet::PacketSocket;
-use crate::ipc::wire::MemoriesIdentity;
+use crate::ipc::wire::SegmentsIdentity;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::recording::Recording;
@@ -60,9 +60,9 @@ pub(crate) struct WorkerHandle {
     /// Items that have a result, and those of them that had none when the worker ended.
     completed: u64,
     lost: u64,
-    /// The header in force for the next item that is written, and the memories that it names.
+    /// The header in force for the next item that is written, and the segments that it names.
     header: Option<TaskHeader>,
-    named: MemoriesIdentity,
+    named: SegmentsIdentity,
     /// The rings had no room, and no results have arrived since; or its item has been asked to end.
     takes_no_more: bool,
     /// Results copied from the rings that await a descriptor: the frames, how many, and the number of the
@@ -176,7 +176,7 @@ impl WorkerHandle {
             completed: 0,
             lost: 0,
             header: None,
-            named: MemoriesIdentity::default(),
+            named: SegmentsIdentity::default(),
             takes_no_more: false,
             unreceived: None,
             shortage: Shortage::default(),
@@ -275,7 +275,7 @@ impl WorkerHandle {
 
     /// Whether it comes with messages. A busy worker would leave them in its socket, which holds some hundreds.
     fn must_be_idle_for(&self, chunk: &Chunk) -> bool {
-        matches!(chunk.body, Body::OutOfLine(_)) || self.rings.lacks(&chunk.memories)
+        matches!(chunk.body, Body::OutOfLine(_)) || self.rings.lacks(&chunk.segments)
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -286,7 +286,7 @@ impl WorkerHandle {
     /// Revokes up to `most` unclaimed items and returns them in input order.
     ///
     /// An out-of-line item cannot be revoked: its descriptors are in transit, and would keep a queue open
-    /// there. Nor can an item with which memories were sent. Such an item is only dispatched to an idle worker, so it
+    /// there. Nor can an item with which segments were sent. Such an item is only dispatched to an idle worker, so it
     /// is claimed at once.
     pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
         let count = self.rings.revoke(most.min(self.in_flight.revocable())).unwrap_or_else(|error| {

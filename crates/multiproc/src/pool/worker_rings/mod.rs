@@ -20,7 +20,7 @@
 #![allow(clippy::inline_always)]
 
 pub(crate) mod claim_word;
-mod known_memories;
+mod known_segments;
 mod pool_side;
 mod result_words;
 pub(crate) mod wakeups;
@@ -35,7 +35,7 @@ use crate::ipc::event_count::EventCount;
 use crate::ipc::packet::{self, Incoming, OnShortage, PacketSocket};
 use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, Ring, just_before_overflow};
-use crate::ipc::wire::{MemoryId, SharedMemory};
+use crate::ipc::wire::{SegmentId, SharedMemory};
 use crate::pool::worker_rings::wakeups::PoolWakeups;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
@@ -80,8 +80,8 @@ const IDLE: usize = 296;
 const FAILED: usize = 304;
 /// The number of out-of-line results, at least.
 const OUT_OF_LINE_COUNT: usize = 280;
-/// The number of memories that it has lost for lack of a descriptor.
-const MEMORIES_LOST: usize = 312;
+/// The number of segments that it has lost for lack of a descriptor.
+const SEGMENTS_LOST: usize = 312;
 /// Items between two clock reads of the worker. At 1, all its results are visible. Above, some may not be. A flush
 /// stores 2.
 const ITEMS_PER_CLOCK_READ: usize = 272;
@@ -113,7 +113,7 @@ impl WorkerRings {
         for event in [ITEMS_EVENT, ROOM_EVENT] {
             rings.0.word32(event).store(just_before_overflow(16), Relaxed);
         }
-        for count in [OUT_OF_LINE_COUNT, MEMORIES_LOST] {
+        for count in [OUT_OF_LINE_COUNT, SEGMENTS_LOST] {
             rings.0.word32(count).store(just_before_overflow(4), Relaxed);
         }
         rings.requests().store(just_before_overflow(16), Relaxed);
@@ -267,7 +267,7 @@ impl ReceivedMessage {
 
 /// The message of a memory: how items name it, and its size in bytes.
 struct MemoryName {
-    id: MemoryId,
+    id: SegmentId,
     size: NonZeroUsize,
 }
 

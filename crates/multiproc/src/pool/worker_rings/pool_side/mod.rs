@@ -1,7 +1,7 @@
 //! The pool's side of a worker's rings: submits items, takes results.
 
 mod item_time;
-mod memories;
+mod segments;
 mod submitted_items;
 
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use crate::sys::membarrier;
 use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
-use self::memories::SentMemories;
+use self::segments::SentSegments;
 use super::{
     CANCELLED, CLOSED, COMPLETED, COMPLETIONS, ITEMS_PER_CLOCK_READ, MessageHeader, OUT_OF_LINE,
     OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, ReceivedMessage, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
@@ -31,7 +31,7 @@ pub(crate) struct PoolSide {
     rings: WorkerRings,
     pub(super) link: PacketSocket,
     /// Apart from what each item touches.
-    sent_memories: Box<SentMemories>,
+    sent_segments: Box<SentSegments>,
     /// The end of the submitted items.
     tail: Position,
     /// Items before this byte need not be kept.
@@ -81,7 +81,7 @@ impl PoolSide {
         Self {
             rings,
             link,
-            sent_memories: Box::default(),
+            sent_segments: Box::default(),
             tail: Position::START,
             freed: Position::START.bytes,
             head: Position::START,

@@ -2,8 +2,8 @@
 
 #![allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
 
-mod memories;
 mod open_arrays;
+mod segments;
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;

@@ -1,4 +1,4 @@
-//! What the pool sends the worker beside its rings: out-of-line items, and the memories that items name.
+//! What the pool sends the worker beside its rings: out-of-line items, and the segments that items name.
 
 use std::os::fd::OwnedFd;
 
@@ -7,9 +7,9 @@ use nix::errno::Errno;
 use super::WorkerSide;
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, Content, OnShortage};
-use crate::ipc::wire::{Memories, MemoryId, SharedFd};
+use crate::ipc::wire::{SegmentId, Segments, SharedFd};
 use crate::pool::worker_rings::{
-    MAX_LINK_PACKETS, MEMORIES_LOST, MEMORY, MemoryName, MessageHeader, PREFIX, ReceivedMessage,
+    MAX_LINK_PACKETS, MEMORY, MemoryName, MessageHeader, PREFIX, ReceivedMessage, SEGMENTS_LOST,
 };
 use crate::sys::atomic::Relaxed;
 use crate::sys::failpoint::{self, Failpoint};
@@ -29,9 +29,9 @@ impl WorkerSide {
         Ok((content, descriptors))
     }
 
-    /// Takes the memories that a header names, for the items after it. All were sent before it.
-    pub(crate) fn take_memories(&mut self, ids: &[MemoryId]) -> Result<()> {
-        self.named = Memories::NONE; // closes those of the header before
+    /// Takes the segments that a header names, for the items after it. All were sent before it.
+    pub(crate) fn take_segments(&mut self, ids: &[SegmentId]) -> Result<()> {
+        self.named = Segments::NONE; // closes those of the header before
         if ids.is_empty() {
             return Ok(());
         }
@@ -41,7 +41,7 @@ impl WorkerSide {
 
     /// Those that the next items name.
     #[inline]
-    pub(crate) fn memories(&self) -> Memories {
+    pub(crate) fn segments(&self) -> Segments {
         self.named.clone()
     }
 
@@ -57,13 +57,13 @@ impl WorkerSide {
         Err(Error::decode("an item", "other messages are in its place"))
     }
 
-    fn memory(&mut self, id: MemoryId) -> Result<SharedFd> {
+    fn memory(&mut self, id: SegmentId) -> Result<SharedFd> {
         for _ in 0..MAX_LINK_PACKETS {
-            if let Some(Some(memory)) = self.memories.get(id) {
+            if let Some(Some(memory)) = self.segments.get(id) {
                 return Ok(memory.clone());
             }
             // One that was lost may have been sent again. Behind that is the item's own message.
-            if self.memories.get(id).is_some() && !self.is_memory_next() {
+            if self.segments.get(id).is_some() && !self.is_memory_next() {
                 return Err(Error::os("receive shared memory", Errno::EMFILE));
             }
             self.next_message()?;
@@ -91,7 +91,7 @@ impl WorkerSide {
             return Err(Error::decode("shared memory", "its name or its descriptor is missing"));
         };
         let memory = SharedFd::of_named_memory(memory, name.size);
-        self.memories.add(name, Some(memory));
+        self.segments.add(name, Some(memory));
         failpoint::hit(Failpoint::MemoryReceived);
         Ok(Next::Memory)
     }
@@ -107,8 +107,8 @@ impl WorkerSide {
             return Ok(Next::Lost(header.number, error));
         }
         let name = MemoryName::in_packet(&packet).ok_or(error)?;
-        self.memories.add(name, None);
-        self.rings.0.word32(MEMORIES_LOST).fetch_add(1, Relaxed);
+        self.segments.add(name, None);
+        self.rings.0.word32(SEGMENTS_LOST).fetch_add(1, Relaxed);
         Ok(Next::Memory)
     }
 }

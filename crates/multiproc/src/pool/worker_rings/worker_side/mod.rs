@@ -14,7 +14,7 @@ use crate::ipc::event_count::EventCount;
 use crate::ipc::packet::{MAX_INLINE, Message, PacketSocket, Sent};
 use crate::ipc::ring::array::Array;
 use crate::ipc::ring::{Memory, Position};
-use crate::ipc::wire::{self, Memories, SharedFd};
+use crate::ipc::wire::{self, Segments, SharedFd};
 use crate::pool::worker_rings::claim_word;
 use crate::spawn::bootstrap::worker_origin;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
@@ -27,7 +27,7 @@ use crate::sys::poll::Deadline;
 use crate::trace::Items;
 
 use self::publish::FlushSchedule;
-use super::known_memories::KnownMemories;
+use super::known_segments::KnownSegments;
 use super::result_words;
 use super::{
     CLOSED, COMPLETED, COMPLETIONS, ERROR, FAILED, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,
@@ -39,9 +39,9 @@ pub(crate) struct WorkerSide {
     pub(super) rings: WorkerRings,
     pub(super) link: PacketSocket,
     wakeup_page: WakeupPage,
-    /// The memories that items may name, `None` if it was lost; and those that the next items name.
-    memories: Box<KnownMemories<Option<SharedFd>>>,
-    named: Memories,
+    /// The segments that items may name, `None` if it was lost; and those that the next items name.
+    segments: Box<KnownSegments<Option<SharedFd>>>,
+    named: Segments,
     /// The time to spin for items before sleeping.
     spin: Duration,
     /// Consecutive spins that found nothing.
@@ -86,8 +86,8 @@ impl WorkerSide {
             rings,
             link,
             wakeup_page,
-            memories: Box::default(),
-            named: Memories::NONE,
+            segments: Box::default(),
+            named: Segments::NONE,
             spin,
             failed_spins: 0,
             original: OriginalProcess::current(),

@@ -4,18 +4,18 @@ use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::{Arc, Weak};
 
-use super::shared_fd::{MemoryId, SharedFd};
+use super::shared_fd::{SegmentId, SharedFd};
 
-/// The memories that the items of a chunk name, in the order of their indices.
+/// The segments that the items of a chunk name, in the order of their indices.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memories(Option<Arc<[SharedFd]>>);
+pub(crate) struct Segments(Option<Arc<[SharedFd]>>);
 
 /// What tells a list from any other.
 #[derive(Debug, Default)]
-pub(crate) struct MemoriesIdentity(Option<Weak<[SharedFd]>>);
+pub(crate) struct SegmentsIdentity(Option<Weak<[SharedFd]>>);
 
 /// Whether these are clones.
-impl PartialEq for Memories {
+impl PartialEq for Segments {
     #[inline]
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
@@ -25,9 +25,9 @@ impl PartialEq for Memories {
     }
 }
 
-impl PartialEq<MemoriesIdentity> for Memories {
+impl PartialEq<SegmentsIdentity> for Segments {
     #[inline]
-    fn eq(&self, MemoriesIdentity(identity): &MemoriesIdentity) -> bool {
+    fn eq(&self, SegmentsIdentity(identity): &SegmentsIdentity) -> bool {
         match (&self.0, identity) {
             (Some(list), Some(identity)) => ptr::addr_eq(Arc::as_ptr(list), identity.as_ptr()),
             (list, identity) => list.is_none() && identity.is_none(),
@@ -37,23 +37,23 @@ impl PartialEq<MemoriesIdentity> for Memories {
 
 /// The list while items are encoded.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryList(Vec<SharedFd>);
+pub(crate) struct SegmentList(Vec<SharedFd>);
 
 /// What has arrived beside the bytes of a value.
 #[derive(Debug, Default)]
 pub(crate) struct Arrived {
     pub(super) descriptors: Vec<OwnedFd>,
-    pub(super) memories: Memories,
+    pub(super) segments: Segments,
 }
 
-/// The most memories of a list, and the most bytes of them. A worker keeps as many.
-pub(crate) const MAX_MEMORIES: usize = 8;
+/// The most segments of a list, and the most bytes of them. A worker keeps as many.
+pub(crate) const MAX_SEGMENTS: usize = 8;
 pub(crate) const MAX_MEMORY_BYTES: usize = 64 * 1024 * 1024;
 
-/// In an index: it is one into the list of memories, not into that of descriptors.
+/// In an index: it is one into the list of segments, not into that of descriptors.
 const IS_MEMORY: u32 = 1 << 31;
 
-impl MemoryList {
+impl SegmentList {
     /// The index with which a value names this descriptor. `None` if it must travel with the value: it is no memory,
     /// or there is no room for it, or it travels for the first time, since most memory travels once.
     pub(super) fn index_of(&mut self, fd: &SharedFd) -> Option<u32> {
@@ -74,10 +74,10 @@ impl MemoryList {
         !self.is_full() && bytes <= MAX_MEMORY_BYTES
     }
 
-    /// Whether it names as many memories as it can.
+    /// Whether it names as many segments as it can.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.0.len() >= MAX_MEMORIES
+        self.0.len() >= MAX_SEGMENTS
     }
 
     pub(super) fn len(&self) -> usize {
@@ -90,11 +90,11 @@ impl MemoryList {
     }
 }
 
-impl Memories {
+impl Segments {
     pub(crate) const NONE: Self = Self(None);
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &SharedFd> {
-        self.0.iter().flat_map(|memories| memories.iter())
+        self.0.iter().flat_map(|segments| segments.iter())
     }
 
     #[inline]
@@ -103,13 +103,13 @@ impl Memories {
     }
 
     /// Their names.
-    pub(crate) fn names(&self) -> Vec<MemoryId> {
+    pub(crate) fn names(&self) -> Vec<SegmentId> {
         self.iter().filter_map(SharedFd::memory).map(|(id, _)| id).collect()
     }
 
-    /// What tells this list, and its clones, from any other; without keeping the memories.
-    pub(crate) fn identity(&self) -> MemoriesIdentity {
-        MemoriesIdentity(self.0.as_ref().map(Arc::downgrade))
+    /// What tells this list, and its clones, from any other; without keeping the segments.
+    pub(crate) fn identity(&self) -> SegmentsIdentity {
+        SegmentsIdentity(self.0.as_ref().map(Arc::downgrade))
     }
 
     /// The one that an index in a value names; `None` if it is an index into the list of descriptors, or there is no
@@ -120,39 +120,39 @@ impl Memories {
     }
 }
 
-/// Whether an index is one into the list of memories.
+/// Whether an index is one into the list of segments.
 pub(super) fn is_memory(index: u32) -> bool {
     index & IS_MEMORY != 0
 }
 
-impl From<MemoryList> for Memories {
+impl From<SegmentList> for Segments {
     #[inline]
-    fn from(MemoryList(memories): MemoryList) -> Self {
-        Self((!memories.is_empty()).then(|| memories.into()))
+    fn from(SegmentList(segments): SegmentList) -> Self {
+        Self((!segments.is_empty()).then(|| segments.into()))
     }
 }
 
-impl FromIterator<SharedFd> for Memories {
-    fn from_iter<I: IntoIterator<Item = SharedFd>>(memories: I) -> Self {
-        let memories: Vec<_> = memories.into_iter().collect();
-        Self((!memories.is_empty()).then(|| memories.into()))
+impl FromIterator<SharedFd> for Segments {
+    fn from_iter<I: IntoIterator<Item = SharedFd>>(segments: I) -> Self {
+        let segments: Vec<_> = segments.into_iter().collect();
+        Self((!segments.is_empty()).then(|| segments.into()))
     }
 }
 
 impl Arrived {
-    pub(crate) fn new(descriptors: Vec<OwnedFd>, memories: Memories) -> Self {
-        Self { descriptors, memories }
+    pub(crate) fn new(descriptors: Vec<OwnedFd>, segments: Segments) -> Self {
+        Self { descriptors, segments }
     }
 }
 
-impl From<Memories> for Arrived {
-    fn from(memories: Memories) -> Self {
-        Self::new(Vec::new(), memories)
+impl From<Segments> for Arrived {
+    fn from(segments: Segments) -> Self {
+        Self::new(Vec::new(), segments)
     }
 }
 
 impl From<Vec<OwnedFd>> for Arrived {
     fn from(descriptors: Vec<OwnedFd>) -> Self {
-        Self::new(descriptors, Memories::default())
+        Self::new(descriptors, Segments::default())
     }
 }
