@@ -42,20 +42,12 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     if let Some(own) = bootstrap::identity() {
         trace::name_worker(&own.name, context.index);
     }
-    // Before the initializer: it may start threads, with which the call takes milliseconds.
+    // Before the initializers: they may start threads, with which the call takes milliseconds.
     let has_barrier = membarrier::register();
     if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
-    take_preloaded_state();
-    for initializer in initializers {
-        failpoint::hit(Failpoint::Initializing);
-        let original = OriginalProcess::current();
-        trace::Items::initialize(|| initializer.run())?;
-        if !original.is_current() {
-            exit_immediately(0); // a copy that the initializer has forked
-        }
-    }
+    initialize(initializers)?;
     cancellation::set_rings(context.rings.clone());
     let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin);
     if has_barrier {
@@ -63,25 +55,12 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     }
     rings.signal_ready();
     logs::set_running_item(rings.running_item());
-    let mut task: Result<ItemLoop> = Err(Error::decode("an item", "no header precedes it"));
-    let mut is_timed = false;
+    let no_header = Error::decode("an item", "no header precedes it");
+    let (mut task, mut is_timed): (Result<ItemLoop>, bool) = (Err(no_header), false);
     loop {
         match rings.next() {
             Some(TASK_HEADER) => {
-                let number = rings.item_number();
-                let mut tag = trace::Tag::default();
-                let mut segments: Vec<SegmentId> = Vec::new();
-                task = rings.read(|bytes| {
-                    let header: TaskHeader;
-                    (header, segments) = wire::decode_internal(bytes, Vec::new(), "a header")?;
-                    is_timed = header.is_timed;
-                    logs::begin_items(header.first, number);
-                    tag = header.trace;
-                    header.task.find()
-                });
-                task = rings.take_segments(&segments).and(task);
-                let function = task.as_ref().map_or("unknown", |task| task.once.name());
-                rings.trace.on_header(tag, function, number);
+                (task, is_timed) = read_header(&mut rings);
                 if rings.next() == Some(TASK_HEADER) {
                     return Err(Error::decode("an item", "two headers precede it"));
                 }
@@ -99,6 +78,37 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
             }
         }
     }
+}
+
+/// Makes the worker's state.
+fn initialize(initializers: Vec<Initializer>) -> Result<()> {
+    take_preloaded_state();
+    for initializer in initializers {
+        failpoint::hit(Failpoint::Initializing);
+        let original = OriginalProcess::current();
+        trace::Items::initialize(|| initializer.run())?;
+        if !original.is_current() {
+            exit_immediately(0); // a copy that the initializer has forked
+        }
+    }
+    Ok(())
+}
+
+/// The function of the items after a header, and whether they have a time limit.
+fn read_header(rings: &mut WorkerSide) -> (Result<ItemLoop>, bool) {
+    let (number, mut is_timed, mut tag) = (rings.item_number(), false, trace::Tag::default());
+    let mut segments: Vec<SegmentId> = Vec::new();
+    let task = rings.read(|bytes| {
+        let header: TaskHeader;
+        (header, segments) = wire::decode_internal(bytes, Vec::new(), "a header")?;
+        (is_timed, tag) = (header.is_timed, header.trace);
+        logs::begin_items(header.first, number);
+        header.task.find()
+    });
+    let task = rings.take_segments(&segments).and(task);
+    let function = task.as_ref().map_or("unknown", |task| task.once.name());
+    rings.trace.on_header(tag, function, number);
+    (task, is_timed)
 }
 
 /// Waits for items; returns false when the pool closes the rings.

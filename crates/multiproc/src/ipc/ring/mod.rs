@@ -36,7 +36,7 @@ pub(crate) trait Memory {
     /// Prefetches the cache line at an offset.
     fn prefetch(&self, _offset: usize) {}
     /// Whether there is as much memory as `length` bytes take.
-    fn has(&self, _length: usize) -> bool {
+    fn has_memory(&self, _length: usize) -> bool {
         true
     }
 }
@@ -271,7 +271,7 @@ impl Ring {
             return None;
         }
         let (offset, length) = (offset + HEADER_SIZE as usize, length as usize);
-        if length >= WORTH_CHECKING && !memory.has(length) {
+        if length >= WORTH_CHECKING && !memory.has_memory(length) {
             return None;
         }
         *head = next;

@@ -88,7 +88,7 @@ impl Memory for SharedMemory {
     }
 
     #[cold]
-    fn has(&self, length: usize) -> bool {
+    fn has_memory(&self, length: usize) -> bool {
         memfd::has_memory(&self.memory, length)
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct PoolCore {
     /// In inline mode: each item runs in the thread that submits it.
     inline: Option<InlineWorkers>,
     shutdown_timeout: Duration,
-    state: Mutex<Scheduler>,
+    scheduler: Mutex<Scheduler>,
     /// A forked copy of this process must not use the pool.
     original: OriginalProcess,
     callers: Mutex<Callers>,
@@ -134,7 +134,7 @@ impl PoolCore {
             inline,
             shutdown_timeout: policy.shutdown_timeout,
             recording: policy.recording.clone(),
-            state: Mutex::new(Scheduler::new(policy)),
+            scheduler: Mutex::new(Scheduler::new(policy)),
             original: OriginalProcess::current(),
             callers: Mutex::default(),
             wake_list: Arc::default(),
@@ -167,8 +167,8 @@ impl PoolCore {
         if self.is_inline() {
             return self.check_open(); // it has no workers
         }
-        let missing = self.change(|state| {
-            let missing = state.resize(workers)?;
+        let missing = self.change(|scheduler| {
+            let missing = scheduler.resize(workers)?;
             self.workers.store(workers, Relaxed);
             Ok::<_, Error>(missing)
         })?;
@@ -262,7 +262,7 @@ impl PoolCore {
             chunks.for_each(|chunk| inline.run_chunk(chunk));
             return Ok(());
         }
-        self.change(|state| state.submit(chunks))
+        self.change(|scheduler| scheduler.submit(chunks))
     }
 
     /// Gives each worker an item that `make_chunk` makes; workers started later run the initializer. Returns the
@@ -277,8 +277,8 @@ impl PoolCore {
             self.submit([make_chunk(0)?].into_iter())?;
             return Ok(1);
         }
-        self.change(|state| {
-            let items = state.broadcast(initializer.clone(), make_chunk)?;
+        self.change(|scheduler| {
+            let items = scheduler.broadcast(initializer.clone(), make_chunk)?;
             if let Some(recording) = &self.recording {
                 recording.add_setup(&initializer);
             }
@@ -289,7 +289,7 @@ impl PoolCore {
     /// Withdraws the items of a call that no worker has claimed.
     pub(crate) fn withdraw(&self, call: &Arc<Call>) {
         if self.original.is_current() {
-            self.change(|state| state.withdraw(call));
+            self.change(|scheduler| scheduler.withdraw(call));
             self.wakeup_page.callers().notify_all(); // one may wait for its permit
         }
     }
@@ -297,7 +297,7 @@ impl PoolCore {
     /// Withdraws a call. An item that runs is asked to end if its call has a grace; otherwise its worker is killed.
     /// Returns whether an item was cancelled. The results of a call with several items are not read any more.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
-        let is_cancelled = self.original.is_current() && self.change(|state| state.cancel(call));
+        let is_cancelled = self.original.is_current() && self.change(|scheduler| scheduler.cancel(call));
         self.wakeup_page.callers().notify_all(); // results of other calls may have arrived
         is_cancelled
     }
@@ -307,14 +307,14 @@ impl PoolCore {
         self.original.is_current() && self.lock().is_running(call)
     }
 
-    /// Changes the state, and wakes the threads that would sleep past the next step.
+    /// Changes the scheduler, and wakes the threads that would sleep past the next step.
     fn change<T>(&self, change: impl FnOnce(&mut Scheduler) -> T) -> T {
-        let mut state = self.lock();
-        let result = change(&mut state);
+        let mut scheduler = self.lock();
+        let result = change(&mut scheduler);
         let has_callers = self.callers().count > 0;
-        let wake_callers = state.needs_caller_wake();
-        let wake_thread = state.must_wake() || (!has_callers && state.sleeps_past_next_step());
-        drop(state);
+        let wake_callers = scheduler.needs_caller_wake();
+        let wake_thread = scheduler.must_wake() || (!has_callers && scheduler.sleeps_past_next_step());
+        drop(scheduler);
         if wake_callers {
             self.wakeup_page.callers().notify_all();
         }
@@ -344,7 +344,7 @@ impl PoolCore {
         self.wakeup_page.callers().notify_all();
     }
 
-    /// Records failed items, and calls the wakers of arrived results. The caller does not hold the state.
+    /// Records failed items, and calls the wakers of arrived results. The caller does not hold the lock.
     fn deliver(&self) {
         if self.recording.as_ref().is_some_and(|recording| recording.deliver()) {
             self.wakeup_page.callers().notify_all();
@@ -352,32 +352,32 @@ impl PoolCore {
         self.wake_list.wake();
     }
 
-    fn lock(&self) -> StateGuard<'_> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        StateGuard { state, _delivery: DeliverOnDrop(self) }
+    fn lock(&self) -> SchedulerGuard<'_> {
+        let scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        SchedulerGuard { scheduler, _delivery: DeliverOnDrop(self) }
     }
 }
 
-/// The locked state. When it drops, the lock is released first; then failed items are recorded, and the wakers
+/// The locked scheduler. When it drops, the lock is released first; then failed items are recorded, and the wakers
 /// of arrived results are called.
-struct StateGuard<'a> {
-    state: MutexGuard<'a, Scheduler>,
+struct SchedulerGuard<'a> {
+    scheduler: MutexGuard<'a, Scheduler>,
     _delivery: DeliverOnDrop<'a>,
 }
 
 struct DeliverOnDrop<'a>(&'a PoolCore);
 
-impl Deref for StateGuard<'_> {
+impl Deref for SchedulerGuard<'_> {
     type Target = Scheduler;
 
     fn deref(&self) -> &Scheduler {
-        &self.state
+        &self.scheduler
     }
 }
 
-impl DerefMut for StateGuard<'_> {
+impl DerefMut for SchedulerGuard<'_> {
     fn deref_mut(&mut self) -> &mut Scheduler {
-        &mut self.state
+        &mut self.scheduler
     }
 }
 

@@ -53,14 +53,18 @@ impl WorkerHandle {
                 self.in_flight.pin();
                 self.rings.expect_segments_read();
             }
-            let (first, count) =
-                (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);
-            self.submissions.submitted(submission, self.pid(), first, count);
+            self.note_submitted(submission, before);
         } else {
             self.rings.truncate(start, self.rings.written().wrapping_sub(written));
             self.header = None;
         }
         outcome
+    }
+
+    /// Notes for a trace the items that are in flight since there were `before`.
+    fn note_submitted(&mut self, submission: Submission, before: u32) {
+        let first = self.rings.results_taken().wrapping_add(before);
+        self.submissions.submitted(submission, self.pid(), first, self.in_flight.count() - before);
     }
 
     /// Whether a dispatch has woken it since the last call.
