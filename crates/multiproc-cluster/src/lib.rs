@@ -39,10 +39,16 @@
 //! # Logs
 //!
 //! With the feature `log`, what tasks log with the crate `log` arrives in the logger of their caller, with the names of
-//! host and process and the index of the item, at the latest when the pool is dropped. The agent's `RUST_LOG` says which levels are
-//! sent (default: `info`); those that the caller's logger does not want, its agent prints on its standard error. Records
-//! of a host that is lost may be lost with it, and those that are too many or too large: the caller's logger is told how
-//! many. A program that calls [`agent`] may set a logger of its own before that; then it gets them all.
+//! host and process and the index of the item. What a task has logged is there when its pool is dropped after it has
+//! seen the task's result, unless the link or the logger needs seconds for it. The agent's `RUST_LOG` says which records
+//! are sent (default: `info`). Those above the caller's `log::max_level()` the agent prints on its standard error, and
+//! those of a task's own processes and pools. The caller's logger is told how many were lost on the way, too many or too
+//! large; the agent prints how many its workers could not hand over. What a host or a connection takes with it when it
+//! ends is not counted.
+//!
+//! A record is of the task that its worker runs when it is logged, so a thread that a task leaves behind may log for
+//! another caller's task. A program that calls [`agent`] may set a logger of its own before that; then nothing is sent,
+//! and that logger gets it all.
 //!
 //! # Limits
 //!

@@ -1,10 +1,39 @@
 //! Feature `log`: a log record of a task, on its way from the task's host to its caller.
 
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use log::kv::{Error, Key, Source, Value, VisitSource};
 use log::{Level, Record};
 use serde::{Deserialize, Serialize};
+
+/// What an agent sends to a caller.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum LogMessage {
+    Record(LogRecord),
+    /// The number of records that it could not send.
+    Lost(u64),
+}
+
+/// The bytes of the records that wait in a queue.
+#[derive(Default)]
+pub(crate) struct QueuedBytes(AtomicUsize);
+
+/// The most of them.
+const MAX_QUEUED_BYTES: usize = 16 << 20;
+
+impl QueuedBytes {
+    /// False if there is no room for the record.
+    pub(crate) fn add(&self, record: &LogRecord) -> bool {
+        let add = |bytes: usize| bytes.checked_add(record.len()).filter(|bytes| *bytes <= MAX_QUEUED_BYTES);
+        self.0.fetch_update(Relaxed, Relaxed, add).is_ok()
+    }
+
+    pub(crate) fn remove(&self, record: &LogRecord) {
+        self.0.fetch_sub(record.len(), Relaxed);
+    }
+}
 
 /// As [`log::Record`], and where it comes from.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,6 +87,13 @@ impl LogRecord {
         log::logger().log(&record.args(format_args!("host {host}: {place}{text}")).build());
     }
 
+    /// Its bytes, about.
+    pub(crate) fn len(&self) -> usize {
+        let values: usize = self.values.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let optional = [&self.module, &self.file].into_iter().flatten().map(String::len).sum::<usize>();
+        size_of::<Self>() + self.host.len() + self.target.len() + self.text.len() + values + optional
+    }
+
     fn level(&self) -> Option<Level> {
         Level::iter().find(|level| *level as u8 == self.level)
     }
@@ -103,17 +139,21 @@ struct KeyValues {
     process: Option<String>,
     pid: Option<u64>,
     item: Option<u64>,
+    /// The task's own.
     values: Vec<(String, String)>,
 }
 
 impl<'kvs> VisitSource<'kvs> for KeyValues {
-    /// The task itself may have key-values of these names, which come later.
+    /// The first ones are those of the local pool. The task itself may have some of these names: all of them are texts.
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        match key.as_str() {
-            "process" if self.process.is_none() => self.process = Some(value.to_string()),
-            "pid" if self.pid.is_none() => self.pid = value.to_u64(),
-            "item" if self.item.is_none() && self.values.is_empty() => self.item = value.to_u64(),
-            key => self.values.push((key.to_owned(), value.to_string())),
+        let number = value.to_u64();
+        match (key.as_str(), number) {
+            ("process", _) if self.process.is_none() && self.values.is_empty() => {
+                self.process = Some(value.to_string());
+            }
+            ("pid", Some(_)) if self.pid.is_none() && self.process.is_some() => self.pid = number,
+            ("item", Some(_)) if self.item.is_none() && self.pid.is_some() => self.item = number,
+            (key, _) => self.values.push((key.to_owned(), value.to_string())),
         }
         Ok(())
     }

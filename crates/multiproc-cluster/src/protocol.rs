@@ -7,9 +7,6 @@ use multiproc::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "log")]
-use crate::log_record::LogRecord;
-
 /// The SHA-256 of a program.
 pub(crate) type Build = [u8; 32];
 
@@ -66,6 +63,12 @@ impl Session {
     /// Requests of agents to the caller.
     pub(crate) fn back(&self) -> String {
         self.subject("back")
+    }
+
+    /// What tasks log, with the feature `log`.
+    #[cfg(feature = "log")]
+    pub(crate) fn logs(&self) -> String {
+        self.subject("logs")
     }
 
     /// Withdrawn chunks.
@@ -146,12 +149,6 @@ pub(crate) enum Request {
     MakeStore { again: bool },
     /// Is the caller there?
     Ping,
-    /// What a task has logged. No answer.
-    #[cfg(feature = "log")]
-    Log(LogRecord),
-    /// The number of records that were not sent. No answer.
-    #[cfg(feature = "log")]
-    LogsLost(u64),
 }
 
 /// The caller's answer.

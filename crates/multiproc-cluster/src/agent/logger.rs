@@ -1,10 +1,14 @@
 //! Feature `log`: the agent's logger, which gets what tasks log.
 
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-use super::forwarder;
+use super::{forwarder, print_line};
 use crate::log_record::LogRecord;
 
 struct AgentLogger {
@@ -16,7 +20,6 @@ struct AgentLogger {
 type Level = (String, LevelFilter);
 
 static LOGGER: OnceLock<AgentLogger> = OnceLock::new();
-static IS_INSTALLED: OnceLock<()> = OnceLock::new();
 
 /// Sets the logger, unless the program has one that calls [`agent`](super::agent) by itself. Workers that start after
 /// that send it their records.
@@ -28,13 +31,8 @@ pub(super) fn install(host: &str) {
     if log::set_logger(logger).is_ok() {
         let max = logger.levels.iter().map(|(_, level)| *level).max();
         log::set_max_level(max.unwrap_or(LevelFilter::Off));
-        let _ = IS_INSTALLED.set(());
+        forwarder::enable();
     }
-}
-
-/// Whether this process's logger is this one.
-pub(super) fn is_installed() -> bool {
-    IS_INSTALLED.get().is_some()
 }
 
 impl Log for AgentLogger {
@@ -43,12 +41,39 @@ impl Log for AgentLogger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            forwarder::pass_on(LogRecord::new(record, &self.host));
+        // What the library itself says is of records that it has lost.
+        if (self.enabled(record.metadata()) || record.target() == "multiproc")
+            && let Some(unwanted) = forwarder::pass_on(LogRecord::new(record, &self.host))
+        {
+            print(unwanted.to_string());
         }
     }
 
     fn flush(&self) {}
+}
+
+/// The most lines that wait to be printed.
+const MAX_LINES: usize = 1024;
+
+/// Prints a line in a thread of its own: standard error may block, and records of other tasks would wait behind it.
+fn print(line: String) {
+    static LINES: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+    static LOST: AtomicU64 = AtomicU64::new(0);
+    let start = || {
+        let (lines, taken) = sync_channel::<String>(MAX_LINES);
+        let print_all = move || {
+            for line in taken {
+                print_line(&line);
+                match LOST.swap(0, Relaxed) {
+                    0 => {}
+                    count => print_line(&format!("{count} log records were faster than standard error")),
+                }
+            }
+        };
+        thread::Builder::new().name("mp-agent-print".to_owned()).spawn(print_all).is_ok().then_some(lines)
+    };
+    let is_taken = LINES.get_or_init(start).as_ref().is_some_and(|lines| lines.try_send(line).is_ok());
+    LOST.fetch_add(u64::from(!is_taken), Relaxed);
 }
 
 /// The level of a target: that of the longest beginning.

@@ -123,6 +123,7 @@ impl Served {
     }
 
     pub(super) fn end(&self) {
+        self.forwarder.set_level(0); // the caller takes no more records
         self.over.send_replace(true);
     }
 

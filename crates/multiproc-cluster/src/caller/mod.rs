@@ -157,6 +157,7 @@ impl Caller {
             has_store: AtomicBool::new(false),
         });
         replies::start(&caller).await?;
+        logs::start(&caller).await?;
         monitor::start(&caller, round_trip).await?;
         Ok(caller)
     }

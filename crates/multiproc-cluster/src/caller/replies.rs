@@ -37,10 +37,6 @@ async fn take(caller: &Arc<Caller>, message: Message) {
         // An agent that has not heard of the session's end takes it from the silence.
         Request::Ping if caller.failure().is_some() => return,
         Request::Ping => Reply::Pong,
-        #[cfg(feature = "log")]
-        Request::Log(record) => return caller.logs.take(record),
-        #[cfg(feature = "log")]
-        Request::LogsLost(count) => return caller.logs.lose(count),
         Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host).await,
         Request::Begin { chunk, delivery, agent, host } => begin(caller, chunk, delivery, (agent, host)),
         Request::Check { chunk, grant, agent, host } => check(caller, chunk, grant, (agent, host)),

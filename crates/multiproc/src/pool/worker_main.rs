@@ -98,7 +98,7 @@ fn initialize(initializers: Vec<Initializer>) -> Result<()> {
 fn read_header(rings: &mut WorkerSide) -> (Result<ItemLoop>, bool) {
     let (number, mut is_timed, mut tag) = (rings.item_number(), false, trace::Tag::default());
     let mut segments: Vec<SegmentId> = Vec::new();
-    let task = rings.read(|bytes| {
+    let task: Result<ItemLoop> = rings.read(|bytes| {
         let header: TaskHeader;
         (header, segments) = wire::decode_internal(bytes, Vec::new(), "a header")?;
         (is_timed, tag) = (header.is_timed, header.trace);
