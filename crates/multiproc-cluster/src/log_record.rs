@@ -181,6 +181,9 @@ mod tests {
         let record = new(&&values[..], "w[7] item 3: text");
         assert_eq!((record.item, &*record.text), (Some(3), "text"));
         assert_eq!(record.to_string(), "host h: [WARN t] w[7] item 3: text item=its own pid=9");
+        let values = [&values[..2], &values[3..]].concat();
+        let record = new(&&values[..], "w[7]: text");
+        assert_eq!(record.to_string(), "host h: [WARN t] w[7]: text item=its own pid=9");
     }
 
     #[test]
