@@ -38,17 +38,17 @@
 //!
 //! # Logs
 //!
-//! With the feature `log`, what tasks log with the crate `log` arrives in the logger of their caller, with the names of
-//! host and process and the index of the item. What a task has logged is there when its pool is dropped after it has
-//! seen the task's result, unless the link or the logger needs seconds for it. The agent's `RUST_LOG` says which records
-//! are sent (default: `info`). Those above the caller's `log::max_level()` the agent prints on its standard error, and
-//! those of a task's own processes and pools. The caller's logger is told how many were lost on the way, too many or too
-//! large; the agent prints how many its workers could not hand over. What a host or a connection takes with it when it
-//! ends is not counted.
+//! With the feature `log`, what tasks log with the crate `log` arrives in the logger of their caller, with the names
+//! of host and process and the index of the item. What a task has logged is there when its pool is dropped after it
+//! has seen the task's result, unless the link or the logger needs seconds for it. The agent's `RUST_LOG` says which
+//! records are sent (default: `info`). Those above the caller's `log::max_level()` the agent prints on its standard
+//! error, and those of a task's own processes and pools. The caller's logger is told how many were lost on the way,
+//! too many or too large; the agent prints how many its workers could not hand over. What a host or a connection takes
+//! with it when it ends is not counted.
 //!
 //! A record is of the task that its worker runs when it is logged, so a thread that a task leaves behind may log for
-//! another caller's task. A program that calls [`agent`] may set a logger of its own before that; then nothing is sent,
-//! and that logger gets it all.
+//! another caller's task. A program that calls [`agent()`] may set a logger of its own before that; then nothing is
+//! sent, and that logger gets it all.
 //!
 //! # Limits
 //!

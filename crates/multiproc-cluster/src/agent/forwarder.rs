@@ -41,8 +41,8 @@ const QUEUE_LEN: usize = 4096;
 /// After this many bytes of records, what else the agent says comes first: adverts and renewals must not wait for long
 /// on a slow link.
 const BURST_LEN: usize = 32 * 1024;
-/// How long the results of a chunk wait at most for each of two things: that the logger has what tasks have logged before,
-/// and that it is sent.
+/// How long the results of a chunk wait at most for each of two things: that the logger has what tasks have logged
+/// before, and that it is sent.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
 /// An item's number in log records has the session's number, which is not zero, and in these bits its index and one, or

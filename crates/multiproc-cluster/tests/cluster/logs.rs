@@ -112,7 +112,8 @@ fn what_a_task_logs_is_in_the_logger_of_its_caller_or_at_its_agent() -> Outcome 
         LOGGER.take(300).iter().map(|logged| index_of(logged, &workers)).collect();
     assert!(indices?.into_iter().eq(0..300), "each item has logged once, under its index");
 
-    // All of them are there when the pool is dropped, also if much is on its way; on a busy machine after some attempts.
+    // All of them are there when the pool is dropped, also if much is on its way; on a busy machine after some
+    // attempts.
     drop(pool);
     let is_complete = (0..ATTEMPTS).any(|_| {
         let pool = server.pool("logs");
