@@ -62,7 +62,7 @@ impl TestLogger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Waits for so many records.
+    /// Waits until it has this many records.
     fn take(&self, count: usize) -> Vec<Logged> {
         wait_until("the records are there", || self.count() >= count);
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
