@@ -39,19 +39,19 @@ fn watch() {
         let begun = now();
         ASLEEP_SINCE.store(begun, Relaxed);
         thread::sleep(PAUSE);
-        STALLED.fetch_add(excess(begun), Relaxed);
+        STALLED.fetch_add(excess(begun, now()), Relaxed);
     }
 }
 
 /// With the stall that is not over, or that the thread has not added yet.
 fn total() -> Duration {
-    Duration::from_nanos(STALLED.load(Relaxed) + excess(ASLEEP_SINCE.load(Relaxed)))
+    Duration::from_nanos(STALLED.load(Relaxed) + excess(ASLEEP_SINCE.load(Relaxed), now()))
 }
 
-/// How much longer than a pause it has been since then.
-fn excess(since: u64) -> u64 {
+/// How much longer than a pause it has been `since` then.
+fn excess(since: u64, now: u64) -> u64 {
     let pause = u64::try_from(PAUSE.as_nanos()).unwrap_or(u64::MAX);
-    now().saturating_sub(since).saturating_sub(pause)
+    now.saturating_sub(since).saturating_sub(pause)
 }
 
 fn now() -> u64 {
@@ -63,12 +63,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_is_run_late_is_a_stall() {
+    fn what_a_sleep_takes_longer_than_a_pause_is_a_stall() {
+        let millis = |count: u64| count * 1_000_000;
+        assert_eq!(excess(millis(100), millis(140)), millis(35));
+        assert_eq!(excess(millis(100), millis(104)), 0);
+        assert_eq!(excess(millis(100), millis(99)), 0);
+    }
+
+    #[test]
+    fn stalls_are_no_longer_than_the_time() {
+        let begun = Instant::now();
         let stalls = Stalls::begin();
-        let begun = now();
-        assert!(stalls.time() <= Duration::from_nanos(now() - begun) + PAUSE);
-        let since = now() - 40_000_000; // as if a sleep had begun 40 ms ago
-        assert!(excess(since) >= 35_000_000);
-        assert_eq!(excess(now()), 0);
+        thread::sleep(3 * PAUSE);
+        let time = stalls.time();
+        assert!(time <= begun.elapsed(), "{time:?}");
     }
 }
