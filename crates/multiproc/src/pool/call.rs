@@ -35,8 +35,7 @@ pub(crate) struct Call {
     inbox: PrivateMutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_chunk_len: AtomicU64,
-    /// Chunks still in the backlog are dropped, not dispatched. This and all below are written only under the pool's
-    /// lock.
+    /// Chunks in the backlog are dropped, not dispatched. This and all below are written only under the pool's lock.
     withdrawn: AtomicBool,
     /// The number of retries of its items.
     retried: AtomicU32,
@@ -114,8 +113,7 @@ impl Drop for PendingPermit {
 
 /// Results of consecutive items.
 pub(crate) enum ResultBatch {
-    /// A frame for each item of these spans, in input order. A span is the input index of its first item, and
-    /// a count.
+    /// A frame for each item of these spans, in input order. A span: the input index of its first item, a count.
     Results { spans: Vec<(u64, u32)>, results: Frames },
     /// A single result.
     Result { index: u64, result: OneResult },
@@ -136,10 +134,9 @@ const PRIORITY_STEP: i64 = 10_000_000_000;
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options, is_single: bool) -> Arc<Self> {
         let first = FirstItem::of_call(is_single, options.first_number);
-        let is_timed = options.timeout.is_some();
-        let header = TaskHeader { task, is_timed, first, trace: trace::Tag::default() };
+        let (is_timed, trace) = (options.timeout.is_some(), trace::Tag::default());
         Arc::new(Self {
-            header,
+            header: TaskHeader { task, is_timed, first, trace },
             options,
             is_single,
             inbox: PrivateMutex::default(),
