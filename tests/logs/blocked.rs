@@ -72,8 +72,8 @@ fn a_joining_thread_may_hold_a_lock_of_the_logger() {
     let _alone = alone();
     set_logger();
     watched_for(LIMIT, "lock of the logger", || {
+        let out = stdout().lock(); // before the child can log
         let mut child = Process::builder().name("locked").spawn(log_to_stdout, ()).unwrap();
-        let out = stdout().lock();
         while !has_met_stdout() {
             thread::sleep(Duration::from_millis(1));
         }
