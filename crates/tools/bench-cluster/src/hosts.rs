@@ -18,7 +18,13 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Hosts {
     pub(crate) pool: Pool,
     _agents: [Process; 2],
-    _broker: Process,
+    _broker: Broker,
+}
+
+/// A server with `JetStream`, until this is dropped.
+pub(crate) struct Broker {
+    pub(crate) url: String,
+    _process: Process,
     _storage: TempDir,
 }
 
@@ -31,23 +37,29 @@ pub(crate) fn has_broker() -> bool {
 
 impl Hosts {
     pub(crate) fn start() -> Result<Self> {
+        let broker = Broker::start()?;
+        let agents = [agent(&broker.url, "a")?, agent(&broker.url, "b")?];
+        let pool = Cluster::connect(&broker.url)?.pool("bench")?;
+        pool.wait_for_hosts(agents.len(), START_TIMEOUT)?;
+        Ok(Self { pool, _agents: agents, _broker: broker })
+    }
+}
+
+impl Broker {
+    pub(crate) fn start() -> Result<Self> {
         let storage = tempfile::tempdir()?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut broker = Command::new(BROKER);
-        broker.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(storage.path());
-        let mut broker = Process::start(&mut broker)?;
+        let mut server = Command::new(BROKER);
+        server.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(storage.path());
+        let mut process = Process::start(&mut server)?;
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let runs = broker.0.try_wait()?.is_none(); // another program may have taken the port
+            let runs = process.0.try_wait()?.is_none(); // another program may have taken the port
             ensure!(runs && Instant::now() < deadline, "{BROKER} does not start");
             thread::sleep(Duration::from_millis(10));
         }
-        ensure!(broker.0.try_wait()?.is_none(), "another program has the port of {BROKER}");
-        let url = format!("nats://127.0.0.1:{port}");
-        let agents = [agent(&url, "a")?, agent(&url, "b")?];
-        let pool = Cluster::connect(&url)?.pool("bench")?;
-        pool.wait_for_hosts(agents.len(), START_TIMEOUT)?;
-        Ok(Self { pool, _agents: agents, _broker: broker, _storage: storage })
+        ensure!(process.0.try_wait()?.is_none(), "another program has the port of {BROKER}");
+        Ok(Self { url: format!("nats://127.0.0.1:{port}"), _process: process, _storage: storage })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The cluster as an entrant of `cargo xtask bench`: a broker and two agents of one worker each on this machine,
 //! beside a local pool of two workers. In a program of its own, so that the others compile no client.
 
+mod baseline;
 mod hosts;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use multiproc::Pool;
 
 use crate::hosts::Hosts;
 
+const BASELINE: &str = "baseline";
 const CLUSTER: &str = "multiproc";
 const LOCAL: &str = "multiproc, a local pool";
 
@@ -49,15 +51,20 @@ fn entries() -> Vec<Entry> {
         (&case::CLUSTER_10000, |scale| remote(scale, 10_000, 200)),
         (&case::CLUSTER_IDLE, idle),
     ];
+    let by_hand: (&case::Case, Round) = (&case::CLUSTER_TASK, |scale| baseline::task(scale, TASKS));
     let has_broker = hosts::has_broker();
-    let remote = remote.map(|(case, run)| {
-        if has_broker {
-            entry(CLUSTER, case, run)
-        } else {
-            left_out(CLUSTER, case, "there is no nats-server")
+    let through_broker = |entrant| {
+        move |(case, run)| {
+            if has_broker {
+                entry(entrant, case, run)
+            } else {
+                left_out(entrant, case, "there is no nats-server")
+            }
         }
-    });
-    local.map(|(case, run)| entry(LOCAL, case, run)).into_iter().chain(remote).collect()
+    };
+    let local = local.map(|(case, run)| entry(LOCAL, case, run)).into_iter();
+    let remote = remote.map(through_broker(CLUSTER)).into_iter();
+    local.chain(remote).chain([through_broker(BASELINE)(by_hand)]).collect()
 }
 
 /// The single tasks of a round, at most.
