@@ -44,7 +44,15 @@ pub fn watched<T>(name: &str, test: impl FnOnce() -> T) -> T {
 
 /// As [`watched`], with another limit.
 pub fn watched_for<T>(limit: Duration, name: &str, test: impl FnOnce() -> T) -> T {
-    let (running, watch) = mpsc::channel::<()>();
+    let running = start_watch(limit, name);
+    let result = test();
+    drop(running); // a panic does so, too
+    result
+}
+
+/// Compiled once, unlike what is generic.
+fn start_watch(limit: Duration, name: &str) -> mpsc::Sender<()> {
+    let (running, watch) = mpsc::channel();
     let message = format!("{name} still runs after {} s: aborting", limit.as_secs());
     thread::spawn(move || {
         if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
@@ -52,9 +60,7 @@ pub fn watched_for<T>(limit: Duration, name: &str, test: impl FnOnce() -> T) -> 
             abort();
         }
     });
-    let result = test();
-    drop(running); // a panic does so, too
-    result
+    running
 }
 
 /// Awaits the future; returns the CPU time that this process takes from the first poll that finds it pending.

@@ -14,18 +14,20 @@ use crate::ipc::wire;
 
 /// Calls `f` and turns a panic into an error. The panic hook still runs, as it does in a thread.
 pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        let message = panic_message(&*payload);
-        // The last recorded panic may be one that the function has caught, and this one may have bypassed the
-        // hook.
-        let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
-        let last = last.filter(|last| last.message == message);
-        let (location, backtrace) = last.map(|last| (last.location, last.backtrace)).unzip();
-        let backtrace = backtrace.filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
-        let backtrace = backtrace.map(|backtrace| backtrace.to_string());
-        std::mem::forget(payload); // dropping a user's payload may panic once more
-        Error::new(Cause::Panic { message, location, backtrace })
-    })
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(panic_error)
+}
+
+/// Apart from [`catch_panic`], so that it is compiled once and not for each task.
+fn panic_error(payload: Box<dyn Any + Send>) -> Error {
+    let message = panic_message(&*payload);
+    // The last recorded panic may be one that the function has caught, and this one may have bypassed the hook.
+    let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
+    let last = last.filter(|last| last.message == message);
+    let (location, backtrace) = last.map(|last| (last.location, last.backtrace)).unzip();
+    let backtrace = backtrace.filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
+    let backtrace = backtrace.map(|backtrace| backtrace.to_string());
+    std::mem::forget(payload); // dropping a user's payload may panic once more
+    Error::new(Cause::Panic { message, location, backtrace })
 }
 
 /// Calls `f`, whose panic is only told by the panic hook.

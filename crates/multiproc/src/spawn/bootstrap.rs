@@ -35,11 +35,15 @@ impl_serde!(struct Bootstrap { build, name, parent_name, task, records });
 /// The beginning of the first packet to an executed process. It differs between versions, as messages may.
 pub(crate) const MAGIC: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
 
+/// Appends the arguments of a task to a message, and returns their descriptors. Not a generic parameter: what prepares
+/// a start is compiled once, and not for each task.
+pub(super) type EncodeArgs<'a> = dyn FnMut(&mut Vec<u8>) -> Result<Vec<SharedFd>> + 'a;
+
 /// Encodes a bootstrap message, to which `encode_args` appends the arguments; returns it and its descriptors.
 pub(crate) fn encode(
     name: &str,
     task: Option<TaskId>,
-    encode_args: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
+    encode_args: &mut EncodeArgs<'_>,
 ) -> Result<(Vec<u8>, Vec<SharedFd>)> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
     let bootstrap = Bootstrap {

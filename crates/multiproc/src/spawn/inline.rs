@@ -101,6 +101,11 @@ impl InlineChild {
         check_initialised()?;
         let mut bytes = Vec::new();
         let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the arguments")?;
+        Self::start_encoded(name, RunOnce::new::<F, Args>(), bytes, descriptors)
+    }
+
+    /// Compiled once, unlike what is generic.
+    fn start_encoded(name: String, task: RunOnce, args: Vec<u8>, descriptors: Vec<SharedFd>) -> Result<Self> {
         let state = Arc::new(State {
             original: OriginalProcess::current(),
             outcome: Mutex::default(),
@@ -112,9 +117,8 @@ impl InlineChild {
         let runner = Arc::clone(&state);
         let run_task = move || {
             let mut result = Vec::new();
-            let outcome = own(descriptors).and_then(|descriptors| {
-                run(|| RunOnce::new::<F, Args>().run(&bytes, descriptors, &mut result))
-            });
+            let outcome =
+                own(descriptors).and_then(|descriptors| run(|| task.run(&args, descriptors, &mut result)));
             runner.end(outcome.and_then(own).map(|descriptors| (result, descriptors)));
         };
         // A thread cannot have a name with a zero byte.

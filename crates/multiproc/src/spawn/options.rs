@@ -9,6 +9,7 @@ use serde_core::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::ipc::wire;
 use crate::record::Recorder;
+use crate::spawn::bootstrap::EncodeArgs;
 use crate::spawn::fork_server;
 use crate::spawn::inline;
 use crate::spawn::preload_server::PreloadServer;
@@ -57,18 +58,23 @@ impl SpawnOptions {
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let deadline = Deadline::limit(self.timeout);
         let task = TaskId::of::<RunOnce, _, _>(function)?;
-        let recorder = Recorder::from_environment()?;
+        self.spawn_task(name, task, &mut |body| wire::encode_with_descriptors(args, body, "the arguments"))
+    }
+
+    fn spawn_task(&self, name: String, task: TaskId, encode: &mut EncodeArgs<'_>) -> Result<SpawnedChild> {
+        let deadline = Deadline::limit(self.timeout);
+        let mut recorder = Recorder::from_environment()?;
         let mut kept = None;
-        let encode = |body: &mut Vec<u8>| {
+        let mut encode = |body: &mut Vec<u8>| {
             let start = body.len();
-            let descriptors = wire::encode_with_descriptors(args, body, "the arguments")?;
+            let descriptors = encode(body)?;
             let bytes = body.get(start..).unwrap_or_default();
+            let recorder = recorder.take();
             kept = recorder.map(|recorder| RecordedTask::new(recorder, task, bytes, !descriptors.is_empty()));
             Ok(descriptors)
         };
-        let prepared = prepare(name, Some(task), encode)?;
+        let prepared = prepare(name, Some(task), &mut encode)?;
         Ok(self.start(prepared, deadline)?.recorded_as(kept))
     }
 
@@ -86,8 +92,9 @@ impl SpawnOptions {
     {
         let deadline = Deadline::limit(self.timeout);
         let task = TaskId::of_internal(function)?;
-        let encode = |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(args, body, "the arguments");
-        let prepared = prepare(name, Some(task), encode)?;
+        let mut encode =
+            |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(args, body, "the arguments");
+        let prepared = prepare(name, Some(task), &mut encode)?;
         let Some(server) = server else { return self.start(prepared, deadline) };
         let too_many =
             || Error::invalid("the arguments of the pool's initializers hold too many descriptors");

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Crash, Error, Origin, Result, crash_report};
 use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
-use crate::ipc::wire::SharedFd;
-use crate::spawn::bootstrap::{self, MAGIC};
+use crate::spawn::bootstrap::{self, EncodeArgs, MAGIC};
 use crate::spawn::outcome::{self, READY};
 use crate::spawn::recorded_task::RecordedTask;
 use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
@@ -31,7 +30,7 @@ pub(crate) struct PreparedChild {
 pub(super) fn prepare(
     name: String,
     task: Option<TaskId>,
-    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
+    encode: &mut EncodeArgs<'_>,
 ) -> Result<PreparedChild> {
     let (body, descriptors) = bootstrap::encode(&name, task, encode)?;
     failpoint::hit(Failpoint::BootstrapWritten);

@@ -99,9 +99,32 @@ struct Trial {
     attachments: Vec<(u32, Attachment)>,
 }
 
+impl Incoming {
+    /// Apart from [`provide`], so that it is compiled once and not for each type.
+    #[inline]
+    fn new(
+        is_internal: bool,
+        Arrived { descriptors, segments }: Arrived,
+        attachments: Vec<Attachment>,
+    ) -> Self {
+        let has_some = !descriptors.is_empty() || !attachments.is_empty();
+        let beside = has_some.then(|| Box::new(Beside::of_options(descriptors, attachments)));
+        Self { is_internal, beside, segments, trial: None }
+    }
+}
+
 pub(super) struct Beside<D, A> {
     pub(super) descriptors: Vec<D>,
     pub(super) attachments: Vec<A>,
+}
+
+impl<D, A> Beside<Option<D>, Option<A>> {
+    fn of_options(descriptors: Vec<D>, attachments: Vec<A>) -> Self {
+        Self {
+            descriptors: descriptors.into_iter().map(Some).collect(),
+            attachments: attachments.into_iter().map(Some).collect(),
+        }
+    }
 }
 
 thread_local! {
@@ -168,16 +191,13 @@ pub(super) fn collect_naming(
 /// Calls `decode`, whose values take from these what they had beside them.
 pub(super) fn provide<R>(
     is_internal: bool,
-    Arrived { descriptors, segments }: Arrived,
+    arrived: Arrived,
     attachments: Vec<Attachment>,
     decode: impl FnOnce() -> R,
 ) -> R {
-    let beside = (!descriptors.is_empty() || !attachments.is_empty()).then(|| {
-        let descriptors = descriptors.into_iter().map(Some).collect();
-        Box::new(Beside { descriptors, attachments: attachments.into_iter().map(Some).collect() })
-    });
+    let incoming = Incoming::new(is_internal, arrived, attachments);
     INCOMING.with(|list| {
-        let _scope = FdScope::begin(list, Incoming { is_internal, beside, segments, trial: None });
+        let _scope = FdScope::begin(list, incoming);
         decode()
     })
 }

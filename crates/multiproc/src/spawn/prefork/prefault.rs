@@ -15,9 +15,9 @@ pub(crate) struct Prefault(Vec<u8>);
 
 impl Prefault {
     pub(crate) fn new(name: &str) -> Self {
-        let encode = |body: &mut Vec<u8>| wire::encode_with_descriptors(&(), body, "the arguments");
+        let mut encode = |body: &mut Vec<u8>| wire::encode_with_descriptors(&(), body, "the arguments");
         let task = TaskId::of::<RunOnce, _, ()>(|| ()).ok();
-        let bootstrap = bootstrap::encode(name, task, encode);
+        let bootstrap = bootstrap::encode(name, task, &mut encode);
         Self(bootstrap.map(|(body, _)| packet::packet(&body)).unwrap_or_default())
     }
 

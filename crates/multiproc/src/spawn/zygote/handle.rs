@@ -51,9 +51,9 @@ impl Zygote {
     pub(crate) fn exec(environment: EnvChanges, preload: &[Initializer], deadline: Deadline) -> Result<Self> {
         let page = SharedMemory::create(PidPage::SIZE)?;
         let start = (page.clone(), preload.to_vec());
-        let encode =
+        let mut encode =
             |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(&start, body, "a zygote's start");
-        let spawned = prepare(COMM.to_owned(), None, encode)?.exec(environment, None, deadline)?;
+        let spawned = prepare(COMM.to_owned(), None, &mut encode)?.exec(environment, None, deadline)?;
         let (process, start_socket) = spawned.into_parts();
         Ok(Self { process, start_socket, pids: PidPage(page.into_mapping()) })
     }
