@@ -64,11 +64,8 @@ impl Workspace {
 
     /// The programs under `examples/` that are not among those `shown`.
     pub fn not_shown(&self, shown: &BTreeSet<Program>) -> Vec<Problem> {
-        let examples = self.examples();
         let mut problems = Vec::new();
-        for package in &self.packages {
-            let Ok(path) = package.manifest_path.as_std_path().strip_prefix(&examples) else { continue };
-            let question = path.iter().next().unwrap_or_default().to_string_lossy().into_owned();
+        for (question, package) in self.packages_of_examples() {
             for bin in bins(package) {
                 let program = (package.id.clone(), bin);
                 if !shown.contains(&program) {
@@ -84,9 +81,24 @@ impl Workspace {
         problems
     }
 
-    /// Builds everything, and says where each program is.
+    /// Builds the programs under `examples/`, and says where each is. Of the whole workspace, so that their dependencies
+    /// have the features that they have in other builds, and are not compiled again.
     pub fn build(&self) -> Result<BTreeMap<Program, PathBuf>> {
-        built(cargo_build(&self.root).arg("--workspace"))
+        let mut build = cargo_build(&self.root);
+        build.arg("--workspace");
+        for bin in self.packages_of_examples().flat_map(|(_, package)| bins(package)) {
+            build.args(["--bin", &bin]);
+        }
+        built(&mut build)
+    }
+
+    /// The packages under `examples/`, with the names of their questions' folders.
+    fn packages_of_examples(&self) -> impl Iterator<Item = (String, &Package)> {
+        let examples = self.examples();
+        self.packages.iter().filter_map(move |package| {
+            let path = package.manifest_path.as_std_path().strip_prefix(&examples).ok()?;
+            Some((path.iter().next()?.to_string_lossy().into_owned(), package))
+        })
     }
 }
 
