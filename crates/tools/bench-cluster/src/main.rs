@@ -30,20 +30,28 @@ fn main() -> ExitCode {
 type Round = fn(Scale) -> Result<Measured>;
 
 fn entries() -> Vec<Entry> {
-    let local: [(&case::Case, Round); 5] = [
+    let local: [(&case::Case, Round); 6] = [
         (&case::CLUSTER_TASK, |scale| {
             let pool = Pool::new(2)?;
             repeated(scale, TASKS, || check("result", 1, pool.apply(work, (NO_WORK,))?))
+        }),
+        (&case::CLUSTER_TASKS, |scale| {
+            let pool = Pool::new(2)?;
+            at_once(scale, || Ok(pool.submit(work, (NO_WORK,))?), |task| Ok(task.get()?))
         }),
         (&case::CLUSTER_0, |scale| local(scale, NO_WORK, 1_000_000)),
         (&case::CLUSTER_100, |scale| local(scale, 100, 10_000)),
         (&case::CLUSTER_1000, |scale| local(scale, 1000, 2000)),
         (&case::CLUSTER_10000, |scale| local(scale, 10_000, 200)),
     ];
-    let remote: [(&case::Case, Round); 6] = [
+    let remote: [(&case::Case, Round); 7] = [
         (&case::CLUSTER_TASK, |scale| {
             let hosts = Hosts::start()?;
             repeated(scale, TASKS, || check("result", 1, hosts.pool.apply(work, (NO_WORK,))?))
+        }),
+        (&case::CLUSTER_TASKS, |scale| {
+            let hosts = Hosts::start()?;
+            at_once(scale, || Ok(hosts.pool.submit(work, (NO_WORK,))?), |task| Ok(task.get()?))
         }),
         (&case::CLUSTER_0, |scale| remote(scale, NO_WORK, 1_000_000)),
         (&case::CLUSTER_100, |scale| remote(scale, 100, 10_000)),
@@ -80,6 +88,22 @@ fn work(micros: u64) -> u64 {
         std::hint::spin_loop();
     }
     micros
+}
+
+/// The time of one of a thousand tasks that are handed in before the first result is asked for.
+fn at_once<T>(
+    scale: Scale,
+    submit: impl Fn() -> Result<T>,
+    get: impl Fn(T) -> Result<u64>,
+) -> Result<Measured> {
+    const COUNT: u32 = 1000;
+    let batch = || {
+        let tasks = (0..COUNT).map(|_| submit()).collect::<Result<Vec<_>>>()?;
+        let sum = tasks.into_iter().map(&get).sum::<Result<u64>>()?;
+        check("sum", u64::from(COUNT) * NO_WORK, sum)
+    };
+    let measured = repeated(scale, 25, batch)?;
+    Ok(Measured { value: measured.value / f64::from(COUNT), ..measured })
 }
 
 fn local(scale: Scale, micros: u64, items: usize) -> Result<Measured> {

@@ -107,6 +107,7 @@ pub const SERVER_CALL_SLEEP: Case =
     less("W9-server-call-sleep", "W9", "from sleep (2 ms between calls)", "µs");
 
 pub const CLUSTER_TASK: Case = less("cluster-task", CLUSTER, "one task and its result", "µs");
+pub const CLUSTER_TASKS: Case = less("cluster-tasks", CLUSTER, "one of 1,000 tasks handed in at once", "µs");
 pub const CLUSTER_0: Case = more("cluster-0", CLUSTER, "1,000,000 items of no work", "thousand items/s");
 pub const CLUSTER_100: Case = more("cluster-100us", CLUSTER, "10,000 items of 100 µs", "thousand items/s");
 pub const CLUSTER_1000: Case = more("cluster-1ms", CLUSTER, "2,000 items of 1 ms", "thousand items/s");
@@ -139,7 +140,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 62] = [
+pub const ALL: [&Case; 63] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -179,6 +180,7 @@ pub const ALL: [&Case; 62] = [
     &SERVER_CALL_SLEEP,
     &FILL,
     &CLUSTER_TASK,
+    &CLUSTER_TASKS,
     &CLUSTER_0,
     &CLUSTER_100,
     &CLUSTER_1000,
