@@ -81,8 +81,8 @@ impl Workspace {
         problems
     }
 
-    /// Builds the programs under `examples/`, and says where each is. Of the whole workspace, so that their dependencies
-    /// have the features that they have in other builds, and are not compiled again.
+    /// Builds the programs under `examples/`, and says where each is. Of the whole workspace, so that their
+    /// dependencies have the features that they have in other builds, and are not compiled again.
     pub fn build(&self) -> Result<BTreeMap<Program, PathBuf>> {
         let mut build = cargo_build(&self.root);
         build.arg("--workspace");
