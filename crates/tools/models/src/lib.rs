@@ -130,6 +130,7 @@ mod waiting;
 
 use std::env;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::sys::Mutation;
 
@@ -146,13 +147,19 @@ macro_rules! model {
 }
 use model;
 
+/// Held while a model is explored. That maps the stacks of its threads again and again, and two threads of a
+/// process that map wait for each other: two explorations at once take longer than one after the other.
+static EXPLORATION: Mutex<()> = Mutex::new(());
+
 fn explore(test: &str, model: fn(), preemptions: usize, mutations: &[Mutation]) {
     let mutation = env::var(MUTATION).ok();
     sys::set_mutation(mutations.iter().copied().find(|known| mutation == Some(format!("{known:?}"))));
     let mut explorer = loom::model::Builder::new();
     explorer.preemption_bound = Some(preemptions);
     explorer.max_branches = 10_000;
+    let alone = EXPLORATION.lock().unwrap_or_else(PoisonError::into_inner);
     explorer.check(model);
+    drop(alone);
     if mutation.is_some() {
         return; // the mutation goes undetected
     }

@@ -65,7 +65,7 @@ fn types_that_take_only_some_values_are_shown_one() {
         }
     }
     type Row = (u8, Option<Date>, u8);
-    let arrives = |row: Row| check(&row, &row, Must::Arrive, PartKind::Plain).unwrap();
+    let arrives = |row: Row| check(&row, &row, &row, Must::Arrive, PartKind::Plain).unwrap();
     arrives((1, None, 2));
     assert!(!fits::<Row>(&(1, None, 2)), "no date was seen");
     for day in 0..8 {
