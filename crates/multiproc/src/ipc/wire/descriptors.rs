@@ -108,7 +108,10 @@ impl Incoming {
         attachments: Vec<Attachment>,
     ) -> Self {
         let has_some = !descriptors.is_empty() || !attachments.is_empty();
-        let beside = has_some.then(|| Box::new(Beside::of_options(descriptors, attachments)));
+        let beside = has_some.then(|| {
+            let descriptors = descriptors.into_iter().map(Some).collect();
+            Box::new(Beside { descriptors, attachments: attachments.into_iter().map(Some).collect() })
+        });
         Self { is_internal, beside, segments, trial: None }
     }
 }
@@ -116,15 +119,6 @@ impl Incoming {
 pub(super) struct Beside<D, A> {
     pub(super) descriptors: Vec<D>,
     pub(super) attachments: Vec<A>,
-}
-
-impl<D, A> Beside<Option<D>, Option<A>> {
-    fn of_options(descriptors: Vec<D>, attachments: Vec<A>) -> Self {
-        Self {
-            descriptors: descriptors.into_iter().map(Some).collect(),
-            attachments: attachments.into_iter().map(Some).collect(),
-        }
-    }
 }
 
 thread_local! {
