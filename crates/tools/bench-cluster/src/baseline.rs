@@ -1,5 +1,5 @@
 //! A task through a NATS server, written by hand: a work-queue stream, a process that pulls from it, and an answer
-//! beside the stream. It loses the task if that process dies, and checks no one's build.
+//! beside the stream. It loses the task if that process dies.
 
 use std::time::Duration;
 
@@ -33,8 +33,7 @@ pub(crate) fn task(scale: Scale, tasks: usize) -> Result<Measured> {
     let mut results = runtime.block_on(client.subscribe(inbox.clone()))?;
     let measured = repeated(scale, tasks, || {
         runtime.block_on(async {
-            let task = [inbox.len().to_le_bytes().as_slice(), inbox.as_bytes()].concat();
-            let taken = context.publish(SUBJECT, task.into()).await?;
+            let taken = context.publish(SUBJECT, inbox.clone().into()).await?;
             let result = results.next().await.context("the connection has ended")?;
             taken.await?;
             check("result", inbox.len() as u64, result.payload.len() as u64)
@@ -45,7 +44,7 @@ pub(crate) fn task(scale: Scale, tasks: usize) -> Result<Measured> {
     measured
 }
 
-/// The worker: answers each task with a text of the task's length, until it is killed.
+/// The worker: a task is the subject of its answer, which has as many bytes. Runs until it is killed.
 fn serve(url: String) -> Result<(), String> {
     let serving = async {
         let (client, context) = connect(&url).await?;
@@ -54,7 +53,7 @@ fn serve(url: String) -> Result<(), String> {
             consumer.stream().max_messages_per_batch(1).expires(Duration::from_secs(5)).messages().await?;
         while let Some(task) = tasks.next().await {
             let task = task?;
-            let inbox = std::str::from_utf8(&task.payload[size_of::<usize>()..])?.to_owned();
+            let inbox = std::str::from_utf8(&task.payload)?.to_owned();
             let result = "r".repeat(inbox.len());
             client.publish(inbox, result.into()).await?;
             task.ack_with(AckKind::Ack).await.map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -1,6 +1,7 @@
 //! Types with serde's attributes: each value arrives as it was sent, or is an error.
 
 mod conversions;
+mod entries;
 mod flattened;
 mod functions;
 mod names;
@@ -8,17 +9,16 @@ mod parts;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::{self, Debug, Formatter};
+use std::fmt::Debug;
 
 use proptest::prelude::*;
-use serde::de::{MapAccess, Visitor};
-use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ipc::wire::{self, Transferable};
 use crate::testing::cases;
 
 use self::conversions::{Foreign, as_text, elsewhere, list, tagged_tree, tree};
+use self::entries::Entries;
 use self::parts::PartKind;
 
 /// Generates generic types, each with a value made from three values of its parameter, and the expected
@@ -83,41 +83,6 @@ fn arrives<T: Value>(value: &T, expected: &T, must: Must, kind: PartKind) -> Res
         (value.clone(), 7_u8, map, Some(vec![value.clone()]), 0xdead_beef_u32)
     };
     check(&among(value), &among(expected), value, must, kind)
-}
-
-/// A map. The compiler takes a minute for those of the standard library with some hundred types of values.
-#[derive(PartialEq)]
-struct Entries<T>(Vec<((u8, char), T)>);
-
-impl<T: Serialize> Serialize for Entries<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (key, value) in &self.0 {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Self(Vec::new()))
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
-    type Value = Self;
-
-    fn expecting(&self, text: &mut Formatter<'_>) -> fmt::Result {
-        text.write_str("a map")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
-        while let Some(entry) = map.next_entry()? {
-            self.0.push(entry);
-        }
-        Ok(self)
-    }
 }
 
 fn check<T: PartialEq + Transferable>(

@@ -30,7 +30,7 @@ fn types_of_the_standard_library_need_no_names() {
 fn the_librarys_errors_need_no_names() {
     assert!(fits(&Ok::<_, crate::Error>("a".to_owned())));
     assert!(fits(&Err::<u8, _>(crate::Error::invalid("it"))));
-    let task_error = || crate::TaskError::from(fmt::Error);
+    let task_error = || crate::TaskError::from(std::fmt::Error);
     assert!(fits(&(Ok::<_, crate::TaskError>(7_u8), task_error(), vec![crate::Error::invalid("it")])));
 }
 

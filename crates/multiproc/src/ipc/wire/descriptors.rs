@@ -102,13 +102,9 @@ struct Trial {
 impl Incoming {
     /// Apart from [`provide`], so that it is compiled once and not for each type.
     #[inline]
-    fn new(
-        is_internal: bool,
-        Arrived { descriptors, segments }: Arrived,
-        attachments: Vec<Attachment>,
-    ) -> Self {
-        let has_some = !descriptors.is_empty() || !attachments.is_empty();
-        let beside = has_some.then(|| {
+    fn new(is_internal: bool, arrived: Arrived, attachments: Vec<Attachment>) -> Self {
+        let Arrived { descriptors, segments } = arrived;
+        let beside = (!descriptors.is_empty() || !attachments.is_empty()).then(|| {
             let descriptors = descriptors.into_iter().map(Some).collect();
             Box::new(Beside { descriptors, attachments: attachments.into_iter().map(Some).collect() })
         });
