@@ -41,10 +41,11 @@ impl Scheduler {
         let graces = self.workers.iter().filter_map(WorkerHandle::grace_until);
         let timeouts = self.workers.iter().filter_map(|worker| worker.next_time_limit_check(now));
         let initialized = self.workers.iter().filter_map(WorkerHandle::initialize_by);
+        // What has passed before the last housekeeping was handled there. What has passed since is due.
         let times = [terminate_at, kill_at, self.starts.paused_until()]
             .into_iter()
             .flatten()
-            .filter(|time| !time.is_past());
+            .filter(|&time| time > self.housekept_at);
         // A process stopped or killed between a change and its notification wakes no thread, and a caller may be
         // busy decoding results.
         let watch = self.has_work().then(|| now + CHECK_INTERVAL);
@@ -85,5 +86,35 @@ impl Scheduler {
     pub(crate) fn needs_caller_wake(&mut self) -> bool {
         let has_new_check = std::mem::take(&mut self.sleep.wake_callers);
         std::mem::take(&mut self.progressed) || has_new_check || self.redispatch_at.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::pool::builder::PoolBuilder;
+    use crate::pool::scheduler::Policy;
+
+    /// No work waits that would have the thread look again.
+    #[test]
+    fn a_pause_that_passes_before_the_thread_sleeps_is_not_slept_through() {
+        let idle_timeout = Some(Duration::from_secs(3600));
+        let policy = Policy { workers: 1, idle_timeout, ..PoolBuilder::new().config.policy };
+        let mut scheduler = Scheduler::new(policy);
+        scheduler.spawn_failed(Error::os("create a process", Errno::EAGAIN));
+        assert!(scheduler.run_housekeeping() && scheduler.begin_start().is_none());
+        while !scheduler.starts.paused_until().unwrap().is_past() {
+            thread::yield_now();
+        }
+        let is_due = |until: Option<Instant>| until.is_some_and(|until| until <= Instant::now());
+        assert!(is_due(scheduler.prepare_sleep()));
+        assert!(scheduler.run_housekeeping() && scheduler.begin_start().is_some());
+        assert!(!is_due(scheduler.prepare_sleep()), "the thread does not sleep");
     }
 }
