@@ -1,8 +1,9 @@
 //! What a child that crashed has left: its registers, the top of its stack, and where its code was mapped.
 
 use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::Backtrace;
 use crate::impl_serde::impl_serde;
 
 /// The number of registers in a report, in DWARF's order, the program counter last.
@@ -15,9 +16,9 @@ pub(crate) const CRASHED: u8 = 2;
 /// address, the start and length of the stack, and the registers.
 const HEAD: usize = 7 + 8 * (5 + REGISTERS);
 
-/// A report, shared by the copies of an error.
+/// A report, and the backtrace when it is made. The copies of an error share both.
 #[derive(Clone)]
-pub(crate) struct Crash(Arc<Report>);
+pub(crate) struct Crash(Arc<(Report, OnceLock<Backtrace>)>);
 
 #[derive(Clone)]
 pub(crate) struct Report {
@@ -47,7 +48,7 @@ impl_serde!(struct Mapping { start, end, offset, path });
 impl Crash {
     /// Whether a death by this signal may be that of the fault.
     pub(crate) fn is_of(&self, signal: i32) -> bool {
-        signal == self.0.signal || signal == nix::libc::SIGABRT
+        signal == self.signal || signal == nix::libc::SIGABRT
     }
 
     #[cfg(test)]
@@ -57,7 +58,12 @@ impl Crash {
     }
 
     pub(crate) fn new(report: Report) -> Self {
-        Self(Arc::new(report))
+        Self(Arc::new((report, OnceLock::new())))
+    }
+
+    /// Where it crashed. The first call reads the executable and its libraries, which takes long if they are large.
+    pub(super) fn backtrace(&self) -> &Backtrace {
+        self.0.1.get_or_init(|| Backtrace::of_crash(&self.0.0))
     }
 }
 
@@ -77,7 +83,7 @@ impl std::ops::Deref for Crash {
     type Target = Report;
 
     fn deref(&self) -> &Report {
-        &self.0
+        &self.0.0
     }
 }
 
@@ -153,6 +159,31 @@ mod tests {
         assert_eq!(mapping.path, "/bin/a program");
     }
 
+    /// The backtrace of this function, from a file that is there for the first copy alone.
+    #[cfg(feature = "backtrace")]
+    #[test]
+    fn the_copies_of_an_error_share_its_backtrace() {
+        let program = std::env::current_exe().unwrap();
+        let other_name = program.with_extension("other-name");
+        std::fs::hard_link(&program, &other_name).unwrap();
+        let instruction = the_copies_of_an_error_share_its_backtrace as fn() as usize as u64;
+        let mut crash = Crash::of_signal(11);
+        let report = &mut Arc::get_mut(&mut crash.0).unwrap().0;
+        report.registers = vec![0; REGISTERS - 1];
+        report.registers.push(instruction);
+        let mappings = std::fs::read_to_string("/proc/self/maps").unwrap();
+        report.mappings = mappings.lines().filter_map(Mapping::parse).collect();
+        let code =
+            report.mappings.iter_mut().find(|map| (map.start..map.end).contains(&instruction)).unwrap();
+        code.path = other_name.to_str().unwrap().to_owned();
+        let copy = crash.clone();
+        let function = |crash: &Crash| crash.backtrace().frames()[0].function().map(str::to_owned);
+        let first = function(&crash);
+        std::fs::remove_file(&other_name).unwrap();
+        assert!(first.as_ref().is_some_and(|name| name.contains("share_its_backtrace")), "{first:?}");
+        assert_eq!(function(&copy), first);
+    }
+
     proptest! {
         #![proptest_config(cases(300))]
 
@@ -160,8 +191,7 @@ mod tests {
         fn any_bytes_are_a_report_or_none(mut bytes in any_bytes(600)) {
             bytes.splice(0..0, [CRASHED]);
             if let Some(crash) = Crash::decode(&bytes) {
-                let frames = crate::error::backtrace::Backtrace::of_crash(&crash);
-                prop_assert!(!frames.to_string().is_empty());
+                prop_assert!(!crash.backtrace().to_string().is_empty());
             }
         }
     }

@@ -240,8 +240,8 @@ impl Error {
     /// Or where it panicked, if the environment asks for backtraces (`RUST_BACKTRACE`).
     ///
     /// The child leaves the registers and the top of its stack, and dies of the signal as it would otherwise.
-    /// This function makes functions, files and lines of them, and reads the executable for that: so it takes
-    /// milliseconds up to seconds. Files and lines need debug information (`debug = 1` in the profile).
+    /// This function makes functions, files and lines of them, and reads the executable for that: so its first call
+    /// takes milliseconds up to seconds. Files and lines need debug information (`debug = 1` in the profile).
     ///
     /// `None` if the child ended in another way, if the program handles the signal itself, and in a process
     /// other than the child's parent. `{error:#}` has the backtrace after the message.
@@ -259,7 +259,7 @@ impl Error {
     pub fn backtrace(&self) -> Option<Backtrace> {
         match &self.0.cause {
             Cause::Panic { backtrace, .. } => backtrace.as_deref().map(Backtrace::of_panic),
-            _ => self.0.crash.as_ref().map(|crash| Backtrace::of_crash(crash)),
+            _ => self.0.crash.as_ref().map(|crash| crash.backtrace().clone()),
         }
     }
 
