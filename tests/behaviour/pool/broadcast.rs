@@ -259,10 +259,10 @@ fn more_descriptors_than_a_new_worker_can_get_are_refused() -> Outcome {
 fn descriptors_and_large_arguments_travel() -> Outcome {
     let pool = Pool::new(2)?;
     let (sender, receiver) = multiproc::queue::bounded::<(u32, usize)>(8)?;
-    let report = |sender: multiproc::queue::Sender<(u32, usize)>, bytes: Vec<u8>| {
-        sender.send((id(), bytes.len())).map_err(|error| error.to_string())
+    let report = |sender: multiproc::queue::Sender<(u32, usize)>, text: String| {
+        sender.send((id(), text.len())).map_err(|error| error.to_string())
     };
-    for result in pool.broadcast(report, (sender, vec![7; 3 << 20]))? {
+    for result in pool.broadcast(report, (sender, "-".repeat(3 << 20)))? {
         result??;
     }
     pool.resize(3)?; // a later worker gets them, too
