@@ -83,12 +83,13 @@ fn level_of(levels: &[Level], target: &str) -> LevelFilter {
 }
 
 /// The levels of `RUST_LOG`, the shortest beginning first: `level`, `target` or `target=level`, between commas. What is
-/// something else does not count. If nothing counts, the level is `info`.
+/// something else does not count. If nothing counts, the level is `info`, and `warn` for the client of the broker: the
+/// agent itself says when it is connected.
 fn parse(text: &str) -> Vec<Level> {
     let list = text.split('/').next().unwrap_or_default(); // a regular expression may follow
     let mut levels: Vec<Level> = list.split(',').map(str::trim).filter_map(level).collect();
     if levels.is_empty() {
-        levels.push((String::new(), LevelFilter::Info));
+        levels = vec![(String::new(), LevelFilter::Info), ("async_nats".to_owned(), LevelFilter::Warn)];
     }
     levels.sort_by_key(|(beginning, _)| beginning.len());
     levels
@@ -121,7 +122,9 @@ mod tests {
     #[test]
     fn without_a_level_that_counts_it_is_info() {
         for text in ["", ",", "app=loud"] {
-            assert_eq!(level_of(&parse(text), "app"), LevelFilter::Info, "{text}");
+            let levels = parse(text);
+            assert_eq!(level_of(&levels, "app"), LevelFilter::Info, "{text}");
+            assert_eq!(level_of(&levels, "async_nats::connector"), LevelFilter::Warn, "{text}");
         }
     }
 }

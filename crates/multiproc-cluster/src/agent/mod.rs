@@ -113,7 +113,7 @@ impl AgentOptions {
 /// | `MULTIPROC_AGENT_WORKERS` | the number of workers; default: the number of CPUs |
 /// | `MULTIPROC_AGENT_CREDENTIALS` | a file with credentials, as NATS makes them |
 /// | `SSL_CERT_FILE` | the certificates that TLS trusts, as PEM; default: the machine's |
-/// | `RUST_LOG` | with the feature `log`, which records of tasks it sends to their callers, or prints; default: `info` |
+/// | `RUST_LOG` | with the feature `log`, which records it prints, and which of tasks it sends to their callers; default: `info`, and `warn` for the client `async_nats` |
 ///
 /// A program that is set-uid or set-gid or has file capabilities ignores these variables.
 pub fn init() {
