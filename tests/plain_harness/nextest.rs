@@ -13,6 +13,12 @@ fn the_tests_pass_under_nextest() {
     }
     let mut tests = cargo();
     tests.args(["nextest", "run", "--workspace", "--test", "plain_harness", "--locked", "--no-fail-fast"]);
+    // Of the features of this build, so that nothing is compiled again.
+    for (feature, is_on) in [("tests/async", cfg!(feature = "async")), ("tests/log", cfg!(feature = "log"))] {
+        if is_on {
+            tests.args(["--features", feature]);
+        }
+    }
     let Ok(output) = tests.env_remove("NEXTEST_PROFILE").output() else { panic!("cannot run {tests:?}") };
     let report = String::from_utf8_lossy(&output.stderr);
     if report.contains("failed to download") {
