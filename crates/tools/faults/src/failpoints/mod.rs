@@ -170,13 +170,42 @@ fn enter(
     }
 }
 
-/// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled.
+/// How often a fault is tried whose end comes too late: other load may slow a round down.
+const TRIES: u32 = 3;
+
+/// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled, the most of
+/// all tries.
 fn inject(
     control: &Controller,
     scenario: &Scenario,
     before: &ResourceSnapshot,
-    (point, nth, act, target): (Failpoint, u32, Action, Target),
+    fault: (Failpoint, u32, Action, Target),
 ) -> Result<Option<f64>> {
+    let mut worst = Duration::ZERO;
+    for _ in 0..TRIES {
+        let Some(Settled { after, most }) = inject_once(control, scenario, before, fault)? else {
+            return Ok(None);
+        };
+        worst = worst.max(after);
+        if after <= most {
+            return Ok(Some(worst.as_secs_f64() * 1e3));
+        }
+    }
+    bail!("{TRIES} times it took long until everything was settled, up to {worst:?}")
+}
+
+/// How long after a fault everything was settled, and how long that may take.
+struct Settled {
+    after: Duration,
+    most: Duration,
+}
+
+fn inject_once(
+    control: &Controller,
+    scenario: &Scenario,
+    before: &ResourceSnapshot,
+    (point, nth, act, target): (Failpoint, u32, Action, Target),
+) -> Result<Option<Settled>> {
     let watch = round::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
     control.arm(point, nth, act, target);
     let done = (scenario.run)(AllowedFailures::by(point, act));
@@ -200,11 +229,8 @@ fn inject(
     let undisturbed = now().saturating_sub(begun);
     before.wait_until_restored().context("afterwards")?;
     drop(watch);
-    let until_settled = observed.settled.unwrap_or(settled).saturating_sub(at);
-    if until_settled > SETTLED + undisturbed {
-        bail!("it took {until_settled:?} until everything was settled");
-    }
-    Ok(Some(until_settled.as_secs_f64() * 1e3))
+    let after = observed.settled.unwrap_or(settled).saturating_sub(at);
+    Ok(Some(Settled { after, most: SETTLED + undisturbed }))
 }
 
 /// The number of items that must fail: between these failpoints, a kill fails the running item.
