@@ -134,7 +134,10 @@ fn tasks_that_wait_hold_few_descriptors() -> Outcome {
         let before = (descriptors().len(), mappings());
         // A text, since an unoptimised program encodes the bytes of a `Vec` one by one.
         let text = "7".repeat(LARGE.len());
-        let sum = |number: u32, text: String| number + u32::from(text.ends_with('7'));
+        let sum = |number: u32, text: String| {
+            let is_whole = text.len() == LARGE.len() && text.starts_with('7') && text.ends_with('7');
+            number + u32::from(is_whole)
+        };
         let submit = |number| pool.submit(sum, (number, text.clone()));
         let mut tasks: Vec<_> = (0..MANY).map(submit).collect::<Result<_>>()?;
         let held = (descriptors().len() - before.0, mappings().saturating_sub(before.1));

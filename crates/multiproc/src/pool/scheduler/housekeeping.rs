@@ -10,7 +10,7 @@ use crate::sys::running_time::{LONGEST_GAP, RunningTime};
 impl Scheduler {
     /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
     pub(crate) fn run_housekeeping(&mut self) -> bool {
-        self.housekept_at = RunningTime::now();
+        self.last_housekeeping = RunningTime::now();
         // One time for both, or a stop between them counted against the limits.
         let now = clock::nanos();
         self.ignore_stopped_time(now);

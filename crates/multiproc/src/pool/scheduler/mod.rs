@@ -43,8 +43,8 @@ pub(crate) struct Scheduler {
     stall_check_at: Option<u64>,
     /// The time from one such check to the next, in nanoseconds.
     stall_wait: u64,
-    /// When the pool's thread has begun its last housekeeping.
-    housekept_at: RunningTime,
+    /// When the pool's thread began its last housekeeping.
+    last_housekeeping: RunningTime,
     /// The time of the last poll, in nanoseconds.
     polled_at: u64,
     /// The time of the last check of what the workers have written.
@@ -145,7 +145,7 @@ impl Scheduler {
             redispatch_at: None,
             stall_check_at: None,
             stall_wait: STALL_LIMIT,
-            housekept_at: RunningTime::default(),
+            last_housekeeping: RunningTime::default(),
             polled_at: 0,
             checked_at: 0,
             measured_at: 0,

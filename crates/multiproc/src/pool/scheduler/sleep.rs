@@ -45,7 +45,7 @@ impl Scheduler {
         let times = [terminate_at, kill_at, self.starts.paused_until()]
             .into_iter()
             .flatten()
-            .filter(|&time| time > self.housekept_at);
+            .filter(|&time| time > self.last_housekeeping);
         // A process stopped or killed between a change and its notification wakes no thread, and a caller may be
         // busy decoding results.
         let watch = self.has_work().then(|| now + CHECK_INTERVAL);
