@@ -21,6 +21,7 @@ use faults::Row;
 use multiproc::failpoints::{Action, Controller, ENV_VAR, Failpoint, Hit, Target, now};
 
 use crate::resources::ResourceSnapshot;
+use crate::stalls::Stalls;
 use scenario::{AllowedFailures, Scenario};
 
 #[derive(Args)]
@@ -83,6 +84,7 @@ type Rows = BTreeMap<(&'static str, &'static str), Row>;
 fn inject_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
     round::continue_stopped(control)?;
+    Stalls::begin(); // its thread is there before resources are counted
     let mut rows = Rows::new();
     let mut reached = Vec::new();
     for scenario in scenario::ALL {
@@ -170,46 +172,18 @@ fn enter(
     }
 }
 
-/// How often a fault is tried whose end comes too late: other load may slow a round down.
-const TRIES: u32 = 3;
-
-/// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled, the most of
-/// all tries.
+/// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled.
 fn inject(
     control: &Controller,
     scenario: &Scenario,
     before: &ResourceSnapshot,
-    fault: (Failpoint, u32, Action, Target),
-) -> Result<Option<f64>> {
-    let mut worst = Duration::ZERO;
-    for _ in 0..TRIES {
-        let Some(Settled { after, most }) = inject_once(control, scenario, before, fault)? else {
-            return Ok(None);
-        };
-        worst = worst.max(after);
-        if after <= most {
-            return Ok(Some(worst.as_secs_f64() * 1e3));
-        }
-    }
-    bail!("{TRIES} times it took long until everything was settled, up to {worst:?}")
-}
-
-/// How long after a fault everything was settled, and how long that may take.
-struct Settled {
-    after: Duration,
-    most: Duration,
-}
-
-fn inject_once(
-    control: &Controller,
-    scenario: &Scenario,
-    before: &ResourceSnapshot,
     (point, nth, act, target): (Failpoint, u32, Action, Target),
-) -> Result<Option<Settled>> {
+) -> Result<Option<f64>> {
     let watch = round::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
+    let stalls = Stalls::begin();
     control.arm(point, nth, act, target);
     let done = (scenario.run)(AllowedFailures::by(point, act));
-    let settled = now();
+    let (settled, stalled) = (now(), stalls.time());
     let hit = round::end(control, act);
     let done = done.map_err(|error| match hit {
         Some(Hit { pid, .. }) => error.context(format!("process {pid} was hit")),
@@ -229,8 +203,11 @@ fn inject_once(
     let undisturbed = now().saturating_sub(begun);
     before.wait_until_restored().context("afterwards")?;
     drop(watch);
-    let after = observed.settled.unwrap_or(settled).saturating_sub(at);
-    Ok(Some(Settled { after, most: SETTLED + undisturbed }))
+    let until_settled = observed.settled.unwrap_or(settled).saturating_sub(at);
+    if until_settled > SETTLED + undisturbed + stalled {
+        bail!("it took {until_settled:?} until everything was settled");
+    }
+    Ok(Some(until_settled.as_secs_f64() * 1e3))
 }
 
 /// The number of items that must fail: between these failpoints, a kill fails the running item.
