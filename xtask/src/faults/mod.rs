@@ -49,7 +49,7 @@ pub struct Options {
     /// Also inflict the same six faults on other libraries, and compare; compiling them takes minutes
     #[arg(long)]
     peers: bool,
-    /// A short run: each failpoint once, 300 kills, 300 rounds of corruption, one soak of 30 s
+    /// A short run: each failpoint once, 100 kills, 100 rounds of corruption, one soak of 10 s
     #[arg(long, conflicts_with_all = ["time", "soaks", "kills", "rounds"])]
     quick: bool,
     /// Write docs/reliability.md; for that, everything must be run
@@ -133,7 +133,7 @@ impl Scale {
     fn of(options: &Options) -> Self {
         let Options { seed, time, soaks, kills, rounds, .. } = options;
         if options.quick {
-            return Self { times: 1, kills: 300, rounds: 300, time: "30s".to_owned(), seeds: vec![*seed] };
+            return Self { times: 1, kills: 100, rounds: 100, time: "10s".to_owned(), seeds: vec![*seed] };
         }
         Self {
             times: 3,
@@ -288,10 +288,10 @@ mod tests {
             commands_of(&["--quick"]).unwrap(),
             [
                 "failpoints --parent --times 1",
-                "random-kills --count 300 --seed 1",
-                "corruption --rounds 300 --seed 1",
-                "corruption --work a trace --rounds 15 --seed 1",
-                "soak --for 30s --seed 1"
+                "random-kills --count 100 --seed 1",
+                "corruption --rounds 100 --seed 1",
+                "corruption --work a trace --rounds 5 --seed 1",
+                "soak --for 10s --seed 1"
             ]
         );
         assert_eq!(
