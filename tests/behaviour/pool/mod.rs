@@ -26,6 +26,7 @@ mod runs;
 mod state;
 mod stats;
 mod stuck;
+mod submit_map;
 mod timeouts;
 mod workers;
 
@@ -66,6 +67,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         state::trials(),
         stats::trials(),
         stuck::trials(),
+        submit_map::trials(),
         runs::trials(),
     ];
     groups.into_iter().flatten().collect()

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
@@ -11,16 +10,13 @@ use std::time::Duration;
 
 use serde_core::de::DeserializeOwned;
 
-use crate::codec::raw;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::impl_serde::impl_serde;
-use crate::ipc::frame::{Frames, as_u32, frame_size};
-use crate::ipc::panic;
-use crate::ipc::wire;
 use crate::logs::FirstItem;
+use crate::pool::reorder::{ReorderBuffer, ResultOrder};
+use crate::pool::result_batch::ResultBatch;
 use crate::pool::retry_policy::RetryPolicy;
 use crate::pool::wake_list::{ArrivalWaker, WakeList};
-use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::sys::private_mutex::PrivateMutex;
 use crate::task::TaskId;
 use crate::trace;
@@ -80,14 +76,22 @@ impl_serde!(struct TaskHeader { task, is_timed, first, trace });
 #[derive(Default)]
 struct Inbox {
     batches: VecDeque<ResultBatch>,
-    /// Freed with the first batch.
+    /// If the call has one result for all of its items: how many of them lack theirs. Nothing arrives before the last.
+    missing: Option<u64>,
+    /// Freed at the first arrival.
     permit: Option<PendingPermit>,
-    /// Called at the next batch.
+    /// Called at the next arrival.
     on_arrival: Option<(ArrivalWaker, Arc<WakeList>)>,
     /// Called then, too: of threads that wait for several things.
     watchers: Vec<(Waker, Arc<WakeList>)>,
     /// The caller has dropped the results.
     abandoned: bool,
+}
+
+impl Inbox {
+    fn has_arrived(&self) -> bool {
+        self.missing.map_or(!self.batches.is_empty(), |missing| missing == 0)
+    }
 }
 
 /// Counts the submitted tasks of a pool that have no result.
@@ -109,16 +113,6 @@ impl Drop for PendingPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
-}
-
-/// Results of consecutive items.
-pub(crate) enum ResultBatch {
-    /// A frame for each item of these spans, in input order. A span: the input index of its first item, a count.
-    Results { spans: Vec<(u64, u32)>, results: Frames },
-    /// A single result.
-    Result { index: u64, result: OneResult },
-    /// One error for all of them.
-    Lost { first: u64, count: u32, error: Error },
 }
 
 /// The target time of a chunk: much longer than its dispatch (about 30 µs), and short enough that the
@@ -153,10 +147,17 @@ impl Call {
         i64::try_from(now).unwrap_or(i64::MAX) - i64::from(self.options.priority) * PRIORITY_STEP
     }
 
-    /// Counts it until its first result.
+    /// Counts it until its first arrival.
     pub(crate) fn hold_until_result(&self, permit: Option<PendingPermit>) {
         if let Some(mut inbox) = self.inbox.lock() {
             inbox.permit = permit;
+        }
+    }
+
+    /// Holds the results back until all of these items have theirs.
+    pub(crate) fn hold_back(&self, items: u64) {
+        if let Some(mut inbox) = self.inbox.lock() {
+            inbox.missing = Some(items);
         }
     }
 
@@ -194,7 +195,9 @@ impl Call {
 
     /// Whether an item that has died `deaths` times before may run again.
     pub(crate) fn may_retry(&self, deaths: usize) -> bool {
-        self.options.retry.allows(deaths, self.retried.load(Relaxed)) && !self.is_abandoned()
+        self.options.retry.allows(deaths, self.retried.load(Relaxed))
+            && !self.is_abandoned()
+            && !self.is_withdrawn()
     }
 
     /// Counts items that run again.
@@ -204,11 +207,18 @@ impl Call {
 
     pub(crate) fn deliver(&self, batch: ResultBatch) {
         let Some(mut inbox) = self.inbox.lock() else { return };
-        inbox.permit = None;
         if inbox.abandoned {
+            inbox.permit = None;
             return;
         }
+        if let Some(missing) = &mut inbox.missing {
+            *missing = missing.saturating_sub(batch.count());
+        }
         inbox.batches.push_back(batch);
+        if !inbox.has_arrived() {
+            return;
+        }
+        inbox.permit = None;
         if let Some((waker, wake_list)) = inbox.on_arrival.take() {
             wake_list.add(waker);
         }
@@ -217,10 +227,20 @@ impl Call {
         }
     }
 
-    /// Has the waker called at the next batch; not if there is one. The latest waker counts.
+    /// Delivers one error for all items but the `left` that workers still have.
+    pub(crate) fn deliver_cancelled(&self, left: u64) {
+        if let Some(mut inbox) = self.inbox.lock()
+            && let Some(missing) = &mut inbox.missing
+        {
+            *missing = left + 1;
+        }
+        self.deliver(ResultBatch::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
+    }
+
+    /// Has the waker called at the next arrival; not if there is one. The latest waker counts.
     pub(crate) fn wake_at_arrival(&self, waker: ArrivalWaker, wake_list: &Arc<WakeList>) {
         let Some(mut inbox) = self.inbox.lock() else { return };
-        if !inbox.batches.is_empty() {
+        if inbox.has_arrived() {
             return;
         }
         let replaced = inbox.on_arrival.replace((waker, Arc::clone(wake_list)));
@@ -228,12 +248,12 @@ impl Call {
         drop(replaced); // may run foreign code, which may use this call
     }
 
-    /// Has the waker of a thread called at the next batch, beside others; not if there is one.
+    /// Has the waker of a thread called at the next arrival, beside others; not if there is one.
     /// Returns whether that is new.
     pub(crate) fn watch(&self, waker: &Waker, wake_list: &Arc<WakeList>) -> bool {
         let Some(mut inbox) = self.inbox.lock() else { return false };
         let is_known = inbox.watchers.iter().any(|(known, _)| known.will_wake(waker));
-        let is_new = inbox.batches.is_empty() && !is_known;
+        let is_new = !inbox.has_arrived() && !is_known;
         if is_new {
             inbox.watchers.push((waker.clone(), Arc::clone(wake_list)));
         }
@@ -272,7 +292,7 @@ impl Call {
     }
 
     pub(crate) fn has_arrived(&self) -> bool {
-        self.inbox.lock().is_some_and(|inbox| !inbox.batches.is_empty())
+        self.inbox.lock().is_some_and(|inbox| inbox.has_arrived())
     }
 
     pub(crate) fn abandon(&self) {
@@ -295,106 +315,28 @@ impl Call {
             .pop_front()
             .map(|batch| batch.open().next().map_err(|error: Error| error.with_index(None)))
     }
-}
 
-impl ResultBatch {
-    /// The number of results.
-    pub(crate) fn count(&self) -> u64 {
-        match self {
-            Self::Results { spans, .. } => spans.iter().map(|&(_, count)| u64::from(count)).sum(),
-            Self::Result { .. } => 1,
-            Self::Lost { count, .. } => (*count).into(),
-        }
-    }
-
-    pub(crate) fn open(self) -> ResultCursor {
-        let (mut spans, content) = match self {
-            Self::Results { spans, results } => (spans, Contents::Frames(results)),
-            Self::Result { index, result } => (vec![(index, 1)], Contents::Single(result)),
-            Self::Lost { first, count, error } => (vec![(first, count)], Contents::Lost(error)),
-        };
-        spans.reverse();
-        ResultCursor { spans, next: 0, content }
-    }
-}
-
-/// A batch whose results are decoded one by one on demand.
-#[derive(Default)]
-pub(crate) struct ResultCursor {
-    /// The remaining spans, the next one last.
-    spans: Vec<(u64, u32)>,
-    /// The input index of the next result of the current span.
-    next: u64,
-    content: Contents,
-}
-
-#[derive(Default)]
-enum Contents {
-    Frames(Frames),
-    Single(OneResult),
-    Lost(Error),
-    #[default]
-    Nothing,
-}
-
-impl ResultCursor {
-    /// The next span: the input index of its first result, and a count.
-    pub(crate) fn span(&self) -> Option<(u64, u32)> {
-        self.spans.last().copied()
-    }
-
-    /// Begins the next span; returns its count.
-    pub(crate) fn begin_span(&mut self) -> u32 {
-        let (first, count) = self.spans.pop().unwrap_or_default();
-        self.next = first;
-        count
-    }
-
-    /// Appends up to `most` results of the span to `results` if they are numbers; returns how many.
-    #[inline]
-    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
-        let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
-            return 0;
-        };
-        let before = results.len();
-        let (values, offset) = frames.peek_values(length, most);
-        let stride = if offset == 0 { length.max(1) } else { frame_size(as_u32(length)) as usize };
-        if raw::append_numbers(results, values, stride, offset).is_none() {
-            let value = |value: &[u8]| raw::from_bytes(&value[offset..offset + length])?.ok();
-            results.extend(values.chunks_exact(stride).map_while(value));
-        }
-        let count = results.len() - before;
-        frames.pass_values(length, count); // an invalid one is decoded by `next`, for its error
-        self.next += count as u64;
-        as_u32(count)
-    }
-
-    /// The next result of the span.
-    #[inline]
-    pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Result<R> {
-        let index = self.next;
-        self.next += 1;
-        let result = match &mut self.content {
-            Contents::Frames(frames) => match frames.next() {
-                Some((kind, frame)) => decode_result(kind, frame, Vec::new()),
-                None => Err(Error::decode("a result", "the ring has no frame for it")),
-            },
-            Contents::Single(OneResult { kind, content, descriptors }) => {
-                let descriptors = std::mem::take(descriptors);
-                content.with_bytes(|bytes| decode_result(*kind, bytes, descriptors))
+    /// The results of a call that [holds them back](Self::hold_back), once all have arrived; or that it was cancelled,
+    /// or the first error in input order.
+    pub(crate) fn all_results<R: DeserializeOwned>(&self) -> Option<Result<Vec<R>>> {
+        self.has_arrived().then(|| {
+            let (mut buffer, mut results) = (ReorderBuffer::new(ResultOrder::Input), Vec::new());
+            for batch in self.take() {
+                if let ResultBatch::Lost { error, .. } = &batch
+                    && error.is_cancelled()
+                {
+                    return Err(error.clone());
+                }
+                buffer.add(batch);
             }
-            Contents::Lost(error) => Err(error.clone()),
-            Contents::Nothing => Err(Error::decode("a result", "there is none")),
-        };
-        result.map_err(|error| error.with_index(Some(index)))
-    }
-}
-
-#[inline]
-fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8], descriptors: Vec<OwnedFd>) -> Result<R> {
-    match kind {
-        VALUE => panic::decode(frame, descriptors, "the result"),
-        ERROR => Err(wire::decode_internal(frame, Vec::new(), "a task's error")?),
-        _ => Err(Error::decode("a result", format!("unknown frame kind {kind}"))),
+            while buffer.begin_span() {
+                while !buffer.span_is_over() {
+                    if buffer.take_numbers(&mut results) == 0 {
+                        results.extend(buffer.next().transpose()?);
+                    }
+                }
+            }
+            Ok(results)
+        })
     }
 }

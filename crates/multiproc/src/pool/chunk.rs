@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, ResultBatch, TaskHeader};
+use super::call::{Call, TaskHeader};
+use super::result_batch::ResultBatch;
 use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, as_u32, begin_frame, end_frame, split_frame};
@@ -41,6 +42,28 @@ pub(crate) const MAX_CHUNK_BYTES: usize = 64 * 1024;
 impl Chunk {
     pub(super) fn new(call: &Arc<Call>, first: u64, count: u32, segments: Segments, body: Body) -> Self {
         Self { call: Arc::clone(call), first, count, deaths: Vec::new(), sort_key: 0, segments, body }
+    }
+
+    /// All items of an input, and their number. Chunks are as large as can be: the scheduler dispatches parts of them.
+    pub(crate) fn all_of<T: Transferable>(
+        call: &Arc<Call>,
+        mut input: impl Iterator<Item = T>,
+    ) -> Result<(Vec<Self>, u64)> {
+        let (mut chunks, mut count, mut bytes) = (Vec::new(), 0, 0);
+        loop {
+            let mut builder = ChunkBuilder::new(bytes);
+            let left = input.size_hint().1.and_then(|left| u32::try_from(left).ok());
+            let filled = builder.fill(&mut input, left.unwrap_or(u32::MAX).max(1));
+            let first = count;
+            count += u64::from(builder.count());
+            bytes = builder.bytes();
+            chunks.extend(builder.pack(call, first));
+            match filled {
+                Filled::Full => {}
+                Filled::InputEnded => return Ok((chunks, count)),
+                Filled::Failed(error) => return Err(error.with_index(Some(count))),
+            }
+        }
     }
 
     /// The header for its items.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::call::{Call, ResultBatch};
+use super::call::Call;
 use super::chunk::{Body, Chunk};
 use super::item_loop::ItemLoop;
+use super::result_batch::ResultBatch;
 use super::state::{self, PoolKey};
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, begin_frame, end_frame};

@@ -303,4 +303,55 @@ impl<M> Pool<M> {
     {
         self.options().submit_timeout(function, args, time)
     }
+
+    /// Submits all items and returns one handle for their results, in the order of the items. Takes and encodes all of
+    /// the input first. Does not block then, except as [`submit`](Self::submit) does, for which they are one task.
+    ///
+    /// What a handle can do, holds for the call as a whole: [`get_timeout`](TaskHandle::get_timeout) and
+    /// [`cancel`](TaskHandle::cancel) are a deadline for it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let mut pauses = pool.submit_map(std::thread::sleep, [0, 3600].map(Duration::from_secs))?;
+    /// let squares = pool.submit_map(|n: u64| n * n, [1, 2, 3])?;
+    /// assert_eq!(squares.get()?, [1, 4, 9]);
+    /// assert!(pauses.get_timeout(Duration::from_millis(10))?.is_none());
+    /// pauses.cancel();
+    /// assert!(pauses.get().unwrap_err().is_cancelled());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When an item cannot be encoded ([`index`](crate::Error::index) tells which; none has begun), or when the pool is
+    /// closed or cannot keep its workers. The handle has the error of the first item, in input order, that fails; the
+    /// others run.
+    ///
+    /// # Panics
+    /// When the input's iterator panics. Nothing was submitted then.
+    pub fn submit_map<F, T, R, I>(&self, function: F, items: I) -> Result<TaskHandle<Vec<R>>>
+    where
+        F: PoolFn<M, (T,), R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.options().submit_map(function, items)
+    }
+
+    /// As [`submit_map`](Self::submit_map), for a function of several arguments: each item is a tuple of them.
+    ///
+    /// # Errors
+    /// As [`submit_map`](Self::submit_map).
+    pub fn submit_starmap<F, Args, R, I>(&self, function: F, items: I) -> Result<TaskHandle<Vec<R>>>
+    where
+        F: PoolFn<M, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.options().submit_starmap(function, items)
+    }
 }

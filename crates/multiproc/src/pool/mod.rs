@@ -22,6 +22,7 @@ mod result_stream;
 mod initializers;
 
 mod reorder;
+mod result_batch;
 mod results;
 
 mod pool_core;

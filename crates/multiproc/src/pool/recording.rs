@@ -5,8 +5,9 @@ use std::mem;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::call::{Call, ResultBatch};
+use super::call::Call;
 use super::item_loop::ItemLoop;
+use super::result_batch::ResultBatch;
 use crate::error::{Error, Result};
 use crate::ipc::packet::Message;
 use crate::record::{Arguments, HOLD_DESCRIPTORS, Recorder, Runner, TaskRecord, wanted_directory};

@@ -7,7 +7,7 @@ use std::mem::swap;
 
 use serde_core::de::DeserializeOwned;
 
-use super::call::{ResultBatch, ResultCursor};
+use super::result_batch::{ResultBatch, ResultCursor};
 use crate::error::Result;
 
 /// The order in which results are returned.

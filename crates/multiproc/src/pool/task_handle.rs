@@ -1,7 +1,6 @@
 //! `TaskHandle`: the pending result of one task.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -14,7 +13,8 @@ use super::pool_core::{CountedWaker, PoolCore};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 
-/// A task submitted with [`Pool::submit`](super::Pool::submit). Dropping the handle does not cancel the task.
+/// A task submitted with [`Pool::submit`](super::Pool::submit), or all items of a
+/// [`Pool::submit_map`](super::Pool::submit_map). Dropping the handle does not cancel the task.
 ///
 /// Every task gets a result, also when its worker dies or the pool is dropped. A handle can be awaited, too:
 /// see [`TaskFuture`](super::TaskFuture).
@@ -34,14 +34,25 @@ pub struct TaskHandle<R> {
     pub(super) core: Arc<PoolCore>,
     pub(super) call: Arc<Call>,
     taken: bool,
-    result: PhantomData<fn() -> R>,
+    /// Takes the result of the call, if it has arrived.
+    take_result: fn(&Call) -> Option<Result<R>>,
+}
+
+impl<R: DeserializeOwned> TaskHandle<R> {
+    /// Of a call with one item.
+    pub(crate) fn new(core: Arc<PoolCore>, call: Arc<Call>) -> Self {
+        Self { core, call, taken: false, take_result: Call::only_result }
+    }
+}
+
+impl<R: DeserializeOwned> TaskHandle<Vec<R>> {
+    /// Of a call that holds back the results of its items.
+    pub(crate) fn of_all(core: Arc<PoolCore>, call: Arc<Call>) -> Self {
+        Self { core, call, taken: false, take_result: Call::all_results }
+    }
 }
 
 impl<R> TaskHandle<R> {
-    pub(crate) fn new(core: Arc<PoolCore>, call: Arc<Call>) -> Self {
-        Self { core, call, taken: false, result: PhantomData }
-    }
-
     /// Has the `waker` of a thread called once, when the result arrives. It neither blocks nor uses a pool. To be kept
     /// while the thread waits.
     pub(crate) fn watch(&self, waker: &Waker) -> Option<CountedWaker> {
@@ -165,7 +176,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         if self.taken {
             return Some(Err(Error::invalid("the task's result was already taken")));
         }
-        let result = self.call.only_result().or_else(|| self.core.check_not_forked().err().map(Err));
+        let result = (self.take_result)(&self.call).or_else(|| self.core.check_not_forked().err().map(Err));
         self.taken = result.is_some();
         result
     }

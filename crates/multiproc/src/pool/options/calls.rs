@@ -11,7 +11,7 @@ use super::{CallOptions, DEFAULT_BUFFER};
 use crate::channel::errors::SendError;
 use crate::error::{Error, Result};
 use crate::pool::call::{Call, PendingPermit};
-use crate::pool::chunk::ChunkBuilder;
+use crate::pool::chunk::{Chunk, ChunkBuilder};
 use crate::pool::encoded::FunctionId;
 use crate::pool::item_loop::ItemLoop;
 use crate::pool::lazy_results::{LazyResults, Singly};
@@ -161,6 +161,33 @@ impl<'pool, M> CallOptions<'pool, M> {
         R: Serialize + DeserializeOwned,
     {
         self.submit_within(function, args, Deadline::after(time))
+    }
+
+    /// As [`Pool::submit_map`](crate::Pool::submit_map).
+    pub fn submit_map<F, T, R, I>(self, function: F, items: I) -> Result<TaskHandle<Vec<R>>>
+    where
+        F: PoolFn<M, (T,), R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.submit_starmap(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// As [`Pool::submit_starmap`](crate::Pool::submit_starmap).
+    pub fn submit_starmap<F, Args, R, I>(self, function: F, items: I) -> Result<TaskHandle<Vec<R>>>
+    where
+        F: PoolFn<M, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        let call = self.begin(function.remote(), false)?;
+        let (chunks, count) = Chunk::all_of(&call, items.into_iter())?;
+        call.hold_back(count);
+        call.hold_until_result(self.core.wait_for_permit(Deadline::Never)?);
+        self.core.submit(chunks.into_iter())?;
+        Ok(TaskHandle::of_all(Arc::clone(self.core), call))
     }
 
     fn submit_within<F, Args, R>(

@@ -295,14 +295,14 @@ impl PoolCore {
     }
 
     /// Withdraws a call. An item that runs is asked to end if its call has a grace; otherwise its worker is killed.
-    /// Returns whether an item was cancelled. The results of a call with several items are not read any more.
+    /// Returns whether an item was cancelled. The results of a lazy call are not read any more.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
         let is_cancelled = self.original.is_current() && self.change(|scheduler| scheduler.cancel(call));
         self.wakeup_page.callers().notify_all(); // results of other calls may have arrived
         is_cancelled
     }
 
-    /// Whether a worker has claimed the one item of this call.
+    /// Whether a worker has claimed an item of this call.
     pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
         self.original.is_current() && self.lock().is_running(call)
     }

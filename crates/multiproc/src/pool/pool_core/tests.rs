@@ -5,7 +5,8 @@ use std::task::{Wake, Waker};
 
 use super::*;
 use crate::pool::builder::PoolBuilder;
-use crate::pool::call::{Options, ResultBatch};
+use crate::pool::call::Options;
+use crate::pool::result_batch::ResultBatch;
 use crate::pool::worker_rings::wakeups::WaitingCallers;
 use crate::pool::{TaskHandle, as_completed};
 use crate::task::{RunOnce, TaskId};

@@ -9,8 +9,9 @@ use serde_core::de::DeserializeOwned;
 
 use super::Results;
 use crate::error::{Error, Result};
-use crate::pool::call::{ResultBatch, TARGET_CHUNK_TIME};
+use crate::pool::call::TARGET_CHUNK_TIME;
 use crate::pool::chunk::{ChunkBuilder, Filled};
+use crate::pool::result_batch::ResultBatch;
 use crate::sys::poll::Deadline;
 
 /// An input that takes this long for an item may be blocking on something.

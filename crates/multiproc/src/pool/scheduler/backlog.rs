@@ -8,7 +8,7 @@ use std::mem::{replace, take};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::{Cause, Error};
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
 use crate::sys::running_time::RunningTime;
@@ -96,10 +96,14 @@ impl Backlog {
         &mut self.queues[index]
     }
 
-    /// Puts chunks back to where they were, in front of others of the same key.
+    /// Puts chunks back to where they were, in front of others of the same key. Those of a withdrawn call fail.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
-        for chunk in chunks.into_iter().rev().filter(is_wanted) {
-            self.queue(&chunk.call).put_back(chunk);
+        for chunk in chunks.into_iter().rev() {
+            if is_wanted(&chunk) {
+                self.queue(&chunk.call).put_back(chunk);
+            } else {
+                chunk.fail(&Error::new(Cause::Cancelled));
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Cause, Error, Result};
-use crate::pool::call::{Call, ResultBatch};
+use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
 use crate::pool::recording::Recording;
 use crate::pool::stats::PoolStats;
@@ -187,8 +187,8 @@ impl Scheduler {
     }
 
     /// Withdraws a call. An item that runs is asked to end if its call has a grace; otherwise its worker is killed.
-    /// Returns whether an item was cancelled. The result of a call of one item is [`Cause::Cancelled`] then; the
-    /// results of a call with several are not read any more.
+    /// Returns whether an item was cancelled. The result of the call is [`Cause::Cancelled`] then; those of a lazy call
+    /// are not read any more.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let mut is_cancelled = self.fail_pending(call);
         for worker in &mut self.workers {
@@ -205,8 +205,8 @@ impl Scheduler {
         self.workers.iter().any(|worker| worker.is_running(call))
     }
 
-    /// Withdraws the unclaimed items of a call; returns whether there were any. Then one error is delivered, for its
-    /// first item: a call with several has no reader any more.
+    /// Withdraws the unclaimed items of a call; returns whether there were any. Then one error is delivered for all of
+    /// them.
     fn fail_pending(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
             self.backlog.put_back(worker.revoke(u32::MAX));
@@ -218,7 +218,8 @@ impl Scheduler {
             trace::cancelled(None);
         }
         if is_any {
-            call.deliver(ResultBatch::Lost { first: 0, count: 1, error });
+            let left = self.workers.iter().map(|worker| u64::from(worker.items_of(call))).sum();
+            call.deliver_cancelled(left);
         }
         is_any || is_pausing
     }

@@ -85,6 +85,10 @@ impl InFlight {
         self.spans.iter().any(|span| Arc::ptr_eq(&span.call, call))
     }
 
+    pub(crate) fn count_of(&self, call: &Arc<Call>) -> u32 {
+        self.spans.iter().filter(|span| Arc::ptr_eq(&span.call, call)).map(Span::left).sum()
+    }
+
     /// Whether the first `count` items are of one call.
     pub(crate) fn are_of_one_call(&self, count: u32) -> bool {
         let Some(first) = self.spans.front() else { return true };

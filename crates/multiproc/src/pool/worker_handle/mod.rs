@@ -369,6 +369,11 @@ impl WorkerHandle {
         self.in_flight.are_of(call)
     }
 
+    /// The number of its items of this call.
+    pub(crate) fn items_of(&self, call: &Arc<Call>) -> u32 {
+        self.in_flight.count_of(call)
+    }
+
     /// Whether it has claimed the first item without a collected result, and that is one of this call.
     pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
         self.in_flight.front().is_some_and(|first| Arc::ptr_eq(first, call))

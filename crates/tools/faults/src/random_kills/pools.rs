@@ -74,7 +74,12 @@ pub(super) fn map(round: &mut KillRound) -> Result<()> {
     let pool = pool(&event_log, |pool| pool)?;
     let count = round.rng.random_range(100..500);
     if round.rng.random_bool(0.2) {
-        match round.run(|| pool.worker_pids(), || pool.map(square, 0..count)) {
+        let is_submitted = round.rng.random();
+        let run = || match is_submitted {
+            true => pool.submit_map(square, 0..count)?.get(),
+            false => pool.map(square, 0..count),
+        };
+        match round.run(|| pool.worker_pids(), run) {
             Ok(squares) => {
                 ensure!(squares.into_iter().eq((0..count).map(|number| number * number)), "others come");
             }

@@ -55,19 +55,24 @@ pub(super) fn map(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let may_fail = rng.random_bool(0.3);
     let (jobs, expectations) = jobs(rng, 100, may_fail)?;
     let pool_model = any(state, rng)?;
-    match pool_model.pool.map(perform, jobs) {
-        Ok(values) => ensure!(values.into_iter().map(Expected::Value).eq(expectations), "other values come"),
-        Err(error) if pool_model.ledger.accounts_for(&error) => {}
-        Err(error) => {
-            let first = expectations
-                .iter()
-                .position(|expected| expected.is_failure())
-                .with_context(|| format!("none must fail: {error}"))?;
-            ensure!(error.index() == Some(first as u64), "item {first} fails: {error}");
-            expectations[first].check(&Err(error))?;
-        }
+    let result = pool_model.pool.map(perform, jobs);
+    pool_model.ledger.check_map(expectations, result)
+}
+
+pub(super) fn submit_map(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (jobs, expectations) = jobs(rng, 100, true)?;
+    let (cancels, nap) = (rng.random_bool(0.3), Duration::from_micros(rng.random_range(0..2000)));
+    let pool_model = any(state, rng)?;
+    let handle = pool_model.pool.submit_map(perform, jobs)?;
+    if cancels {
+        thread::sleep(nap);
     }
-    Ok(())
+    if cancels && handle.cancel() {
+        let result = handle.get();
+        ensure!(result.as_ref().is_err_and(Error::is_cancelled), "a cancelled map comes to {result:?}");
+        return Ok(());
+    }
+    pool_model.ledger.check_map(expectations, handle.get())
 }
 
 pub(super) fn map_results(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
@@ -322,6 +327,25 @@ impl PoolLedger {
         let is_kill = error.signal() == Some(Signal::KILL.as_raw());
         let index = self.killed.iter().position(|&pid| is_kill && error.pid() == Some(pid));
         index.map(|index| self.killed.swap_remove(index)).is_some()
+    }
+
+    /// Checks the result of a call that has one for all of its items.
+    fn check_map(&mut self, expectations: Vec<Expected>, result: multiproc::Result<Vec<u64>>) -> Result<()> {
+        match result {
+            Ok(values) => {
+                ensure!(values.into_iter().map(Expected::Value).eq(expectations), "other values come")
+            }
+            Err(error) if self.accounts_for(&error) => {}
+            Err(error) => {
+                let first = expectations
+                    .iter()
+                    .position(|expected| expected.is_failure())
+                    .with_context(|| format!("none must fail: {error}"))?;
+                ensure!(error.index() == Some(first as u64), "item {first} fails: {error}");
+                expectations[first].check(&Err(error))?;
+            }
+        }
+        Ok(())
     }
 
     fn check_all(&mut self, expectations: &[Expected], results: Vec<multiproc::Result<u64>>) -> Result<()> {

@@ -51,6 +51,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation("map from two threads at a time", 3, pools::from_two_threads),
     operation("map while a worker is killed", 4, pools::map_while_killing),
     operation("submit", 10, pools::submit),
+    operation("submit a map, and cancel it or not", 4, pools::submit_map),
     operation("get", 8, pools::get),
     operation("get, with a limit", 6, pools::get_timeout),
     operation("cancel", 4, pools::cancel),

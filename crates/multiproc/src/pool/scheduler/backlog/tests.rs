@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::fd::Fd;
 use crate::pool::RetryPolicy;
-use crate::pool::call::{Options, ResultBatch};
+use crate::pool::call::Options;
 use crate::pool::chunk::ChunkBuilder;
+use crate::pool::result_batch::ResultBatch;
 use crate::task::{RunOnce, TaskId};
 use crate::testing::thread_time;
 
@@ -144,6 +145,18 @@ fn a_call_of_many_pausing_items_fails_alone_and_as_a_whole() {
     assert!(backlog.fail_pausing(&many, &Error::invalid("it is cancelled")));
     assert!(backlog.pausing() == 1 && backlog.pauses_of_calls.len() == 1);
     assert!(!one.has_arrived() && many.take().len() == 100);
+}
+
+#[test]
+fn a_chunk_that_comes_back_to_a_withdrawn_call_is_cancelled() {
+    let (one, mut backlog) = (call(0), Backlog::default());
+    one.hold_back(3);
+    backlog.extend(chunk(&one).chain(chunk(&one)), 0);
+    assert!(backlog.withdraw(&one));
+    one.deliver_cancelled(1); // a worker has the third
+    assert!(!one.has_arrived());
+    backlog.put_back(chunk(&one).collect());
+    assert!(one.all_results::<u64>().is_some_and(|results| results.unwrap_err().is_cancelled()));
 }
 
 /// The time for each of `count` calls, each with one item in a pause, to cancel them one by one.
