@@ -1,4 +1,4 @@
-//! **submit_map**: one handle for the results of many items.
+//! One handle for the results of many items.
 
 use std::iter;
 use std::sync::atomic::Ordering::Relaxed;

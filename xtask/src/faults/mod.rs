@@ -102,7 +102,7 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.only.as_deref().is_none_or(|only| only == "large") && !options.quick {
         for (method, lines) in METHODS.iter().zip(&mut lines) {
             // One at a time, for its memory.
-            lines.extend(run_part(&program, &["large".to_owned()], method)?);
+            lines.extend(run_part(&program, &["large".to_owned()], method, false)?);
         }
     }
     let compares = options.peers || options.only.as_deref() == Some("peers");
@@ -207,14 +207,14 @@ fn build(root: &Path, target: &Path, is_quick: bool) -> Result<PathBuf> {
 fn run_parts(program: &Path, commands: &[Vec<String>], method: &str, is_quick: bool) -> Result<Vec<Row>> {
     let (soaks, others): (Vec<_>, Vec<_>) = commands.iter().partition(|arguments| arguments[0] == "soak");
     let run_others = || -> Result<Vec<_>> {
-        let rows = others.iter().map(|arguments| run_part(program, arguments, method));
+        let rows = others.iter().map(|arguments| run_part(program, arguments, method, is_quick));
         Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     };
     let mut all = if is_quick { Vec::new() } else { run_others()? };
     thread::scope(|scope| {
         let run = |arguments: &'_ Vec<String>| {
             let arguments = arguments.clone();
-            scope.spawn(move || run_part(program, &arguments, method))
+            scope.spawn(move || run_part(program, &arguments, method, is_quick))
         };
         let runs: Vec<_> = soaks.into_iter().map(run).collect();
         if is_quick {
@@ -232,9 +232,10 @@ fn run_parts(program: &Path, commands: &[Vec<String>], method: &str, is_quick: b
     })
 }
 
-fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Row>> {
+fn run_part(program: &Path, arguments: &[String], method: &str, is_quick: bool) -> Result<Vec<Row>> {
     let what = format!("`faults {}` under {method}", arguments.join(" "));
     let mut part = Command::new(program)
+        .args(is_quick.then_some("--beside-load")) // in a review it runs beside the tests
         .args(arguments)
         .env("MULTIPROC_START_METHOD", method)
         .env_remove("RUST_BACKTRACE")

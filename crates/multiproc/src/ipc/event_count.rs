@@ -111,11 +111,18 @@ impl EventCount<'_> {
 /// asleep, and the thread can sleep without a time limit.
 #[derive(Debug)]
 pub(crate) struct Sleeper {
-    /// The number of wake-ups.
+    /// The number of calls of `wake`.
     wakes: AtomicU32,
-    /// 1 from before the thread's last load of `wakes` until it is awake.
-    asleep: AtomicU32,
+    /// The number of the thread's sleep, times four, and below that its state.
+    sleep: AtomicU32,
 }
+
+/// The states of a [`Sleeper`]: before its last load of `wakes` until it is awake, it is asleep; or woken, if a thread has
+/// woken it and it was not seen to run since.
+const AWAKE: u32 = 0;
+const ASLEEP: u32 = 1;
+const WOKEN: u32 = 2;
+const STATES: u32 = 4;
 
 /// An earlier value of a [`Sleeper`]'s number of wake-ups.
 #[derive(Clone, Copy)]
@@ -123,7 +130,7 @@ pub(crate) struct WakeCount(u32);
 
 impl Sleeper {
     pub(crate) fn new() -> Self {
-        Self { wakes: AtomicU32::new(0), asleep: AtomicU32::new(0) }
+        Self { wakes: AtomicU32::new(0), sleep: AtomicU32::new(AWAKE) }
     }
 
     /// Called before the thread checks for changes by other threads of its process.
@@ -139,21 +146,35 @@ impl Sleeper {
         seen: WakeCount,
         time: Option<Duration>,
     ) {
-        self.asleep.store(1, SeqCst);
-        // Pairs with the fence in `wake`: either this load sees the call, or the waker sees `asleep`.
+        let sleep = self.sleep.load(Relaxed) / STATES;
+        self.sleep.store(sleep * STATES + ASLEEP, SeqCst);
+        // Pairs with the fence in `wake`: either this load sees the call, or the waker sees this sleep.
         fence(SeqCst);
         if self.wakes.load(SeqCst) == seen.0 {
             event.wait(ticket, time);
         }
-        self.asleep.store(0, SeqCst);
+        // An exchange, since a store would seem to loom to be possible before the `WOKEN` that replaces `ASLEEP`.
+        self.sleep.swap(sleep.wrapping_add(1).wrapping_mul(STATES) + AWAKE, SeqCst);
     }
 
-    /// Called by another thread of the process after a change. Spins while the thread is between setting `asleep` and
-    /// sleeping, some microseconds: another process may have put the word back, so changing it does not suffice.
+    /// Called by another thread of the process after a change. Spins while the thread is between [`ASLEEP`] and
+    /// sleeping, some microseconds: another process may have put the word back, so changing it does not suffice. A thread
+    /// that was woken and does not run yet is left to itself: it prepares its next sleep, and then sees the change.
     pub(crate) fn wake(&self, event: &EventCount<'_>) {
         self.wakes.fetch_add(1, SeqCst);
         fence(SeqCst);
-        while self.asleep.load(SeqCst) != 0 && !event.wake_unconditionally() {
+        loop {
+            let sleep = self.sleep.load(SeqCst);
+            let state = sleep % STATES;
+            if state == AWAKE {
+                return;
+            }
+            // Also if it was woken: a faulty process may have slept on the word in its place.
+            if event.wake_unconditionally() || state == WOKEN {
+                // Of this sleep: the thread may have begun another one.
+                let _ = self.sleep.compare_exchange(sleep, sleep - state + WOKEN, SeqCst, Relaxed);
+                return;
+            }
             futex::pause();
         }
     }

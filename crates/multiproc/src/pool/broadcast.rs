@@ -1,5 +1,7 @@
 //! `Pool::broadcast`: a function that every worker runs.
 
+use std::sync::Arc;
+
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
@@ -58,7 +60,8 @@ impl<M> Pool<M> {
     {
         let function = function.remote();
         let initializer = encode_initializer(Run::new(function), &args)?;
-        let call = Call::new(TaskId::of::<ItemLoop, _, _>(function)?, Options::default(), true);
+        let call =
+            Call::new(TaskId::of::<ItemLoop, _, _>(function)?, Options::default(), true, Arc::default());
         let (bytes, descriptors) = (initializer.args.clone(), initializer.descriptors.clone());
         let chunk_for_worker = |first| {
             let body = Body::OutOfLine(Box::new(Message::new(bytes.clone(), descriptors.clone())?));

@@ -1,10 +1,10 @@
-//! One call of a pool: its options, its cost estimate, and the inbox for its results.
+//! One call of a pool: its options, and the inbox for its results.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde_core::de::DeserializeOwned;
 use crate::error::{Cause, Error, Result};
 use crate::impl_serde::impl_serde;
 use crate::logs::FirstItem;
+use crate::pool::cost_estimate::CostEstimate;
 use crate::pool::reorder::{ReorderBuffer, ResultOrder};
 use crate::pool::result_batch::ResultBatch;
 use crate::pool::retry_policy::RetryPolicy;
@@ -29,8 +30,8 @@ pub(crate) struct Call {
     pub(crate) is_single: bool,
     /// In a forked copy of the process, nothing arrives.
     inbox: PrivateMutex<Inbox>,
-    /// The estimated number of items that take the target time of a chunk.
-    target_chunk_len: AtomicU64,
+    /// Single tasks of a function have it in common.
+    pub(crate) cost: Arc<CostEstimate>,
     /// Chunks in the backlog are dropped, not dispatched. This and all below are written only under the pool's lock.
     withdrawn: AtomicBool,
     /// The number of retries of its items.
@@ -115,18 +116,14 @@ impl Drop for PendingPermit {
     }
 }
 
-/// The target time of a chunk: much longer than its dispatch (about 30 µs), and short enough that the
-/// workers finish together at the end of the input.
-pub(crate) const TARGET_CHUNK_TIME: Duration = Duration::from_millis(1);
-/// The maximum items of a chunk, and the maximum growth over the chunk before.
-const MAX_CHUNK_LEN: u64 = 32 * 1024;
-const MAX_GROWTH: u64 = 64;
+/// The part of a chunk's target time for which a worker has single tasks.
+const SINGLE_SHARE: u64 = 10;
 
 /// A step of priority counts as this time (nanoseconds) of waiting, so that no priority starves.
 const PRIORITY_STEP: i64 = 10_000_000_000;
 
 impl Call {
-    pub(crate) fn new(task: TaskId, options: Options, is_single: bool) -> Arc<Self> {
+    pub(crate) fn new(task: TaskId, options: Options, is_single: bool, cost: Arc<CostEstimate>) -> Arc<Self> {
         let first = FirstItem::of_call(is_single, options.first_number);
         let (is_timed, trace) = (options.timeout.is_some(), trace::Tag::default());
         Arc::new(Self {
@@ -134,7 +131,7 @@ impl Call {
             options,
             is_single,
             inbox: PrivateMutex::default(),
-            target_chunk_len: AtomicU64::new(1),
+            cost,
             withdrawn: AtomicBool::new(false),
             retried: AtomicU32::new(0),
             backlog: AtomicUsize::new(0),
@@ -267,23 +264,16 @@ impl Call {
         }
     }
 
-    /// Updates the cost estimate with some items and their total time.
-    pub(crate) fn learn_cost(&self, items: u32, nanos: u64) {
-        let items = u64::from(items);
-        let target_nanos = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
-        let target_chunk_len = (target_nanos * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
-        self.target_chunk_len
-            .store(target_chunk_len.clamp(1, MAX_CHUNK_LEN).min(items * MAX_GROWTH).max(1), Relaxed);
+    /// How many items a worker gets at once: those of a chunk's target time. Of single tasks a part of that, since they
+    /// differ more, and each waits for those before it.
+    pub(crate) fn target_chunk_len(&self) -> u32 {
+        let len = self.cost.target_chunk_len();
+        u32::try_from(if self.is_single { (len / SINGLE_SHARE).max(1) } else { len }).unwrap_or(u32::MAX)
     }
 
-    /// The estimated number of items that take the target time of a chunk.
-    pub(crate) fn target_chunk_len(&self) -> u64 {
-        self.target_chunk_len.load(Relaxed)
-    }
-
-    /// The estimated time of `items` items.
-    pub(crate) fn time_for(&self, items: u32) -> Duration {
-        TARGET_CHUNK_TIME * items / u32::try_from(self.target_chunk_len()).unwrap_or(u32::MAX)
+    /// How many items a worker may have: as many again, so that it has work when it is through.
+    pub(crate) fn most_in_flight(&self) -> u32 {
+        self.target_chunk_len().saturating_mul(2)
     }
 
     /// Takes the arrived results.

@@ -45,6 +45,7 @@ pub(crate) mod state;
 
 mod call;
 mod chunk;
+mod cost_estimate;
 mod retry_policy;
 mod stats;
 mod wake_list;

@@ -28,7 +28,11 @@ use nix::sys::signal::Signal;
 fn main() -> ExitCode {
     multiproc::init();
     let _ = set_pdeathsig(Signal::SIGINT); // it ends with its parent, as with Ctrl-C
-    let good = match Arguments::parse().part {
+    let arguments = Arguments::parse();
+    if arguments.beside_load {
+        stalls::expect_load();
+    }
+    let good = match arguments.part {
         Part::Soak(options) => soak::run(&options),
         Part::RandomKills(options) => random_kills::run(&options),
         Part::Large => large::run(),
@@ -53,6 +57,9 @@ fn main() -> ExitCode {
 
 #[derive(Parser)]
 struct Arguments {
+    /// Other programs have the CPUs, too: take off the time in which a process waits for one
+    #[arg(long)]
+    beside_load: bool,
     #[command(subcommand)]
     part: Part,
 }

@@ -1,8 +1,15 @@
 //! The time in which the machine did not run this program: what is late by that is no fault of the library.
+//!
+//! A thread that sleeps notices the machine's pauses. Under load it does not see all: the scheduler prefers who has slept
+//! to who computes. So beside other load the kernel's own count is taken, [pressure stall information][psi]. It is not
+//! taken otherwise, since it counts what this program's processes wait for each other, too, and bounds would mean less.
+//!
+//! [psi]: https://docs.kernel.org/accounting/psi.html
 
+use std::fs;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{LazyLock, Once};
+use std::sync::{LazyLock, Once, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +21,8 @@ pub(crate) struct Stalls {
 /// A thread sleeps for this time again and again. What a sleep takes longer is a stall.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Set if other load is expected.
+static IS_BESIDE_LOAD: OnceLock<()> = OnceLock::new();
 static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// The sum of all stalls, and when the present sleep began, both in nanoseconds.
 static STALLED: AtomicU64 = AtomicU64::new(0);
@@ -34,6 +43,11 @@ impl Stalls {
     }
 }
 
+/// Expects other load from now on.
+pub(crate) fn expect_load() {
+    let _ = IS_BESIDE_LOAD.set(());
+}
+
 fn watch() {
     loop {
         let begun = now();
@@ -43,8 +57,19 @@ fn watch() {
     }
 }
 
-/// With the stall that is not over, or that the thread has not added yet.
 fn total() -> Duration {
+    IS_BESIDE_LOAD.get().and_then(|()| pressure()).unwrap_or_else(slept)
+}
+
+/// The time in which some process waited for a CPU, where the kernel counts it.
+fn pressure() -> Option<Duration> {
+    let pressure = fs::read_to_string("/proc/pressure/cpu").ok()?;
+    let total = pressure.lines().next()?.split_once("total=")?.1;
+    total.parse().ok().map(Duration::from_micros)
+}
+
+/// What the thread has noticed, with the stall that is not over or that it has not added yet.
+fn slept() -> Duration {
     Duration::from_nanos(STALLED.load(Relaxed) + excess(ASLEEP_SINCE.load(Relaxed), now()))
 }
 
@@ -68,6 +93,15 @@ mod tests {
         assert_eq!(excess(millis(100), millis(140)), millis(35));
         assert_eq!(excess(millis(100), millis(104)), 0);
         assert_eq!(excess(millis(100), millis(99)), 0);
+    }
+
+    /// On a machine that counts it.
+    #[test]
+    fn the_pressure_does_not_fall() {
+        if let Some(before) = pressure() {
+            thread::sleep(PAUSE);
+            assert!(pressure().is_some_and(|after| after >= before));
+        }
     }
 
     #[test]

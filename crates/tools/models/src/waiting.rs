@@ -134,6 +134,32 @@ fn overwritten() {
     waker.join().unwrap();
 }
 
+model!(a_sleeper_sees_each_change_of_its_waker, wakes_twice, 3, detects [NoWake, NoFence]);
+
+/// The second time, the sleeper may be woken and not have run, be awake, or be asleep again.
+fn wakes_twice() {
+    let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), Sleeper::new()));
+    let waker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            for change in 1..=2 {
+                shared.0.store(change, Relaxed);
+                shared.2.wake(&EventCount(&shared.1));
+            }
+        })
+    };
+    let (change, word, sleeper) = &*shared;
+    loop {
+        let seen = sleeper.wakes();
+        let ticket = EventCount(word).prepare_wait();
+        if change.load(Relaxed) == 2 {
+            break;
+        }
+        sleeper.wait(&EventCount(word), ticket, seen, None);
+    }
+    waker.join().unwrap();
+}
+
 model!(a_flagged_eventfd_wakes_a_waiter, flagged_eventfd, 3, detects [NoWake, NoFence]);
 
 /// As [`event`], where the waiter polls an eventfd.

@@ -257,7 +257,8 @@ impl<'pool, M> CallOptions<'pool, M> {
         if self.options.buffer_size == Some(0) {
             return Err(Error::invalid("`buffer_size` must be at least 1"));
         }
-        Ok(Call::new(task, self.options, is_single))
+        let cost = if is_single { self.core.function_cost(task) } else { Arc::default() };
+        Ok(Call::new(task, self.options, is_single, cost))
     }
 
     fn results<F, Args, R, I>(

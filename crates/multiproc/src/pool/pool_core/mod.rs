@@ -21,6 +21,7 @@ pub(crate) use self::drivers::{CountedWaker, DriverGuard};
 use self::pool_thread::PoolThread;
 use super::call::{Call, PendingPermit, PendingPermits};
 use super::chunk::Chunk;
+use super::cost_estimate::{CostEstimate, FunctionCosts};
 use super::inline::InlineWorkers;
 use super::recording::{RecordOptions, Recording};
 use super::scheduler::{Policy, Scheduler};
@@ -35,6 +36,7 @@ use crate::spawn::preload_server::PreloadServer;
 use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::poll::Deadline;
 use crate::sys::running_time::RunningTime;
+use crate::task::TaskId;
 use crate::task::initializer::Initializer;
 
 /// The configuration of a pool.
@@ -54,6 +56,7 @@ pub(crate) struct PoolCore {
     chunk_size: Option<u32>,
     max_pending: Option<usize>,
     pending_permits: PendingPermits,
+    function_costs: FunctionCosts,
     options: SpawnOptions,
     /// Forks the workers, if they have a preloaded state.
     preload_server: Option<PreloadServer>,
@@ -129,6 +132,7 @@ impl PoolCore {
             chunk_size: policy.chunk_size,
             max_pending,
             pending_permits: PendingPermits::default(),
+            function_costs: FunctionCosts::default(),
             options,
             preload_server,
             inline,
@@ -220,6 +224,11 @@ impl PoolCore {
             self.deliver();
             recording.wait(deadline)
         })
+    }
+
+    /// What is known of the cost of single tasks of this function.
+    pub(crate) fn function_cost(&self, task: TaskId) -> Arc<CostEstimate> {
+        self.function_costs.of(task)
     }
 
     pub(crate) fn chunk_size(&self) -> Option<u32> {

@@ -15,7 +15,7 @@ use crate::task::{RunOnce, TaskId};
 fn pool_and_task() -> (Arc<PoolCore>, TaskHandle<u64>) {
     let core = PoolCore::new(PoolBuilder::new().config, None).unwrap();
     let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
-    let call = Call::new(task, Options::default(), true);
+    let call = Call::new(task, Options::default(), true, Arc::default());
     (Arc::clone(&core), TaskHandle::new(core, call))
 }
 

@@ -9,8 +9,8 @@ use serde_core::de::DeserializeOwned;
 
 use super::Results;
 use crate::error::{Error, Result};
-use crate::pool::call::TARGET_CHUNK_TIME;
 use crate::pool::chunk::{ChunkBuilder, Filled};
+use crate::pool::cost_estimate::TARGET_CHUNK_TIME;
 use crate::pool::result_batch::ResultBatch;
 use crate::sys::poll::Deadline;
 
@@ -30,7 +30,7 @@ where
         }
         self.chunk_len = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
             (Some(chunk_len), Some(_)) => chunk_len, // the caller has chosen the chunks of the look-ahead
-            (chunk_len, _) => self.call.target_chunk_len().max(chunk_len.unwrap_or(0)),
+            (chunk_len, _) => u64::from(self.call.target_chunk_len()).max(chunk_len.unwrap_or(0)),
         }
         .min(self.max_len);
         while self.input.is_some() && self.has_room() && !self.may_pause() {

@@ -17,9 +17,8 @@ impl Scheduler {
             self.dispatch_worker_bound();
         }
         while let Some(chunk) = self.backlog.front_mut() {
-            let target_chunk_len = u32::try_from(chunk.call.target_chunk_len()).unwrap_or(u32::MAX);
-            let size = self.policy.chunk_size.unwrap_or(target_chunk_len);
-            let most = size.max(target_chunk_len).saturating_mul(2);
+            let size = self.policy.chunk_size.unwrap_or(chunk.call.target_chunk_len());
+            let most = size.saturating_mul(2).max(chunk.call.most_in_flight());
             let may_run = |worker: &WorkerHandle| match self.policy.max_tasks {
                 Some(most) => u32::try_from(most.saturating_sub(worker.assigned())).unwrap_or(u32::MAX),
                 None => u32::MAX,

@@ -96,7 +96,7 @@ impl WorkerHandle {
         };
         let count = taken.count;
         if let (Some(call), Scope::Visible) = (self.in_flight.front(), scope) {
-            call.learn_cost(count, taken.nanos);
+            call.cost.learn(count, taken.nanos);
         }
         let is_simple =
             !taken.may_be_out_of_line && self.grace.is_none() && self.in_flight.are_of_one_call(count);

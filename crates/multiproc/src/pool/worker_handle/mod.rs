@@ -250,6 +250,9 @@ impl WorkerHandle {
     /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if self.must_be_idle_for(chunk) || self.in_flight.is_pinned() { 1 } else { most };
+        // Nothing should wait behind a task that may be long.
+        let running = self.in_flight.front().filter(|running| running.is_single);
+        let most = running.map_or(most, |running| most.min(running.most_in_flight()));
         self.is_ready()
             && self.accepts_work()
             && self.worker_bound.is_empty()
@@ -362,7 +365,7 @@ impl WorkerHandle {
 
     /// The time for its last `count` items, by their cost so far.
     pub(crate) fn time_for(&self, count: u32) -> Duration {
-        self.in_flight.back().map_or(Duration::ZERO, |call| call.time_for(count))
+        self.in_flight.back().map_or(Duration::ZERO, |call| call.cost.time_for(count))
     }
 
     pub(crate) fn has_work_of(&self, call: &Arc<Call>) -> bool {

@@ -75,9 +75,8 @@ pub(super) fn map(round: &mut KillRound) -> Result<()> {
     let count = round.rng.random_range(100..500);
     if round.rng.random_bool(0.2) {
         let is_submitted = round.rng.random();
-        let run = || match is_submitted {
-            true => pool.submit_map(square, 0..count)?.get(),
-            false => pool.map(square, 0..count),
+        let run = || {
+            if is_submitted { pool.submit_map(square, 0..count)?.get() } else { pool.map(square, 0..count) }
         };
         match round.run(|| pool.worker_pids(), run) {
             Ok(squares) => {

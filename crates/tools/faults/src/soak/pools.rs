@@ -333,7 +333,7 @@ impl PoolLedger {
     fn check_map(&mut self, expectations: Vec<Expected>, result: multiproc::Result<Vec<u64>>) -> Result<()> {
         match result {
             Ok(values) => {
-                ensure!(values.into_iter().map(Expected::Value).eq(expectations), "other values come")
+                ensure!(values.into_iter().map(Expected::Value).eq(expectations), "other values come");
             }
             Err(error) if self.accounts_for(&error) => {}
             Err(error) => {

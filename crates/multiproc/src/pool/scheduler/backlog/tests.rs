@@ -21,7 +21,7 @@ fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> {
 
 fn call(priority: i8) -> Arc<Call> {
     let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
-    Call::new(task, Options { priority, ..Options::default() }, false)
+    Call::new(task, Options { priority, ..Options::default() }, false, Arc::default())
 }
 
 /// The priorities of all chunks, in their order.
@@ -95,7 +95,7 @@ fn what_is_put_back_keeps_its_rank() {
 fn pausing_call(pause: Duration) -> Arc<Call> {
     let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
     let retry = RetryPolicy::new(9).backoff(pause, pause);
-    Call::new(task, Options { retry, ..Options::default() }, false)
+    Call::new(task, Options { retry, ..Options::default() }, false, Arc::default())
 }
 
 /// A chunk of the call, whose worker has died.
@@ -186,7 +186,7 @@ fn to_cancel_a_pausing_item_does_not_take_longer_the_more_there_are() {
 
 fn calls(count: usize) -> Vec<Arc<Call>> {
     let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
-    (0..count).map(|_| Call::new(task, Options::default(), false)).collect()
+    (0..count).map(|_| Call::new(task, Options::default(), false, Arc::default())).collect()
 }
 
 #[test]
