@@ -135,6 +135,26 @@ def cubes(scale, items, chunk):
         )
 
 
+def submit(scale, tasks):
+    with mp.Pool(2) as pool:
+        return rate(
+            scale,
+            tasks / 1e6,
+            lambda: [task.get() for task in [pool.apply_async(cube, (number,)) for number in range(tasks)]],
+            lambda results: check_cubes(tasks, results),
+        )
+
+
+def submit_map(scale, items):
+    with mp.Pool(2) as pool:
+        return rate(
+            scale,
+            items / 1e6,
+            lambda: pool.map_async(cube, range(items)).get(),
+            lambda results: check_cubes(items, results),
+        )
+
+
 def apply(pool):
     check("result", 27, pool.apply(cube, (3,)))
 
@@ -348,6 +368,8 @@ ENTRIES = {
     (FORK, "W2-map"): lambda e: cubes(e, 1_000_000, None),
     (FORK, "W2-map-10M"): lambda e: cubes(e, 10_000_000, None),
     (FORK, "W2-chunk1"): lambda e: cubes(e, e.times(100_000), 1),
+    (FORK, "W2-submit"): lambda e: submit(e, 10_000),
+    (FORK, "W2-submit-map"): lambda e: submit_map(e, 1_000_000),
     (FORK, "W3-hot"): lambda e: with_pool(e, back_to_back),
     (FORK, "W3-sleep"): lambda e: with_pool(e, from_sleep),
     (FORK, "W4-8B"): lambda e: stream(e, 8),

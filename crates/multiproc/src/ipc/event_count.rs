@@ -117,8 +117,8 @@ pub(crate) struct Sleeper {
     sleep: AtomicU32,
 }
 
-/// The states of a [`Sleeper`]: before its last load of `wakes` until it is awake, it is asleep; or woken, if a thread has
-/// woken it and it was not seen to run since.
+/// The states of a [`Sleeper`]: from before its last load of `wakes` until it is awake it is asleep; or woken, once
+/// another thread has woken it.
 const AWAKE: u32 = 0;
 const ASLEEP: u32 = 1;
 const WOKEN: u32 = 2;
@@ -158,8 +158,8 @@ impl Sleeper {
     }
 
     /// Called by another thread of the process after a change. Spins while the thread is between [`ASLEEP`] and
-    /// sleeping, some microseconds: another process may have put the word back, so changing it does not suffice. A thread
-    /// that was woken and does not run yet is left to itself: it prepares its next sleep, and then sees the change.
+    /// sleeping, some microseconds: another process may have put the word back, so changing it does not suffice. Does
+    /// not wait for a thread that was woken and does not run yet: it prepares its next sleep, and then sees the change.
     pub(crate) fn wake(&self, event: &EventCount<'_>) {
         self.wakes.fetch_add(1, SeqCst);
         fence(SeqCst);

@@ -57,6 +57,8 @@ pub const START_X4: Case = less("W1-x4", "W1", "four at once", "µs");
 pub const MAP: Case = more("W2-map", "W2", "1,000,000 items", "M items/s");
 pub const MAP_10M: Case = more("W2-map-10M", "W2", "10,000,000 items", "M items/s");
 pub const MAP_CHUNK1: Case = more("W2-chunk1", "W2", "100,000 items, chunk size 1", "M items/s");
+pub const SUBMIT: Case = more("W2-submit", "W2", "10,000 tasks, submitted one by one", "M items/s");
+pub const SUBMIT_MAP: Case = more("W2-submit-map", "W2", "1,000,000 items, submitted at once", "M items/s");
 pub const MAP_SHARING: Case = more("W2-sharing", "W2", "100,000 items that hold the same slice", "M items/s");
 
 pub const APPLY_HOT: Case = less("W3-hot", "W3", "back to back", "µs");
@@ -140,13 +142,15 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 63] = [
+pub const ALL: [&Case; 65] = [
     &START,
     &START_1GIB,
     &START_X4,
     &MAP,
     &MAP_10M,
     &MAP_CHUNK1,
+    &SUBMIT,
+    &SUBMIT_MAP,
     &MAP_SHARING,
     &APPLY_HOT,
     &APPLY_SLEEP,

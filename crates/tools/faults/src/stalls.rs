@@ -1,8 +1,9 @@
 //! The time in which the machine did not run this program: what is late by that is no fault of the library.
 //!
-//! A thread that sleeps notices the machine's pauses. Under load it does not see all: the scheduler prefers who has slept
-//! to who computes. So beside other load the kernel's own count is taken, [pressure stall information][psi]. It is not
-//! taken otherwise, since it counts what this program's processes wait for each other, too, and bounds would mean less.
+//! A thread that sleeps notices the machine's pauses. Under load it misses some: the kernel prefers a thread that has
+//! slept to one that computes. So beside other load the kernel's own count is used, [pressure stall information][psi].
+//! Without such load it is not, since it also counts the time in which processes of this program wait for each other's
+//! CPU, and the bounds would mean less.
 //!
 //! [psi]: https://docs.kernel.org/accounting/psi.html
 

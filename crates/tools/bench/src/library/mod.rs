@@ -32,6 +32,8 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::MAP, |scale| pool::map(scale, 1_000_000)),
         entry(OURS, &case::MAP_10M, |scale| pool::map(scale, 10_000_000)),
         entry(OURS, &case::MAP_CHUNK1, pool::map_singly),
+        entry(OURS, &case::SUBMIT, pool::submit),
+        entry(OURS, &case::SUBMIT_MAP, pool::submit_map),
         entry(OURS, &case::MAP_SHARING, pool::map_sharing),
         entry(OURS, &case::APPLY_HOT, pool::apply_hot),
         entry(OURS, &case::APPLY_SLEEP, pool::apply_from_sleep),

@@ -4,6 +4,7 @@ use anyhow::Result;
 use bench::measure::{Scale, back_to_back, from_sleep, rate};
 use bench::program::Measured;
 use bench::work::{self, BLOCK, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
+use multiproc::pool::TaskHandle;
 use multiproc::{Pool, SharedSlice};
 
 pub(super) fn map(scale: Scale, items: usize) -> Result<Measured> {
@@ -12,6 +13,24 @@ pub(super) fn map(scale: Scale, items: usize) -> Result<Measured> {
 
 pub(super) fn map_singly(scale: Scale) -> Result<Measured> {
     cubes(scale, &Pool::builder().workers(2).chunk_size(1).build()?, 100_000)
+}
+
+pub(super) fn submit(scale: Scale) -> Result<Measured> {
+    const TASKS: u64 = 10_000;
+    let pool = Pool::new(2)?;
+    let work = || {
+        let tasks: Vec<_> =
+            (0..TASKS).map(|number| pool.submit(cube, (number,))).collect::<multiproc::Result<_>>()?;
+        Ok(tasks.into_iter().map(TaskHandle::get).collect::<multiproc::Result<Vec<_>>>()?)
+    };
+    rate(scale, real(10_000), work, |results| check_cubes(TASKS, &results))
+}
+
+pub(super) fn submit_map(scale: Scale) -> Result<Measured> {
+    const ITEMS: u64 = 1_000_000;
+    let pool = Pool::new(2)?;
+    let work = || Ok(pool.submit_map(cube, 0..ITEMS)?.get()?);
+    rate(scale, real(1_000_000), work, |results| check_cubes(ITEMS, &results))
 }
 
 /// The elements of a slice, one by each task.

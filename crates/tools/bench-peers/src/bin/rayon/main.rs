@@ -4,6 +4,7 @@ mod real_work;
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -29,6 +30,7 @@ fn entries() -> Vec<Entry> {
         entry(RAYON, &case::MAP, |scale| map(scale, 1_000_000, usize::MAX)),
         entry(RAYON, &case::MAP_10M, |scale| map(scale, 10_000_000, usize::MAX)),
         entry(RAYON, &case::MAP_CHUNK1, |scale| map(scale, 100_000, 1)),
+        entry(RAYON, &case::SUBMIT, submit),
         entry(RAYON, &case::APPLY_HOT, |scale| {
             let pool = two()?;
             back_to_back(scale, || apply(&pool))
@@ -77,6 +79,22 @@ fn map(scale: Scale, items: usize, chunk: usize) -> Result<Measured> {
     let cubes = || (0..items).into_par_iter().with_max_len(chunk).map(|number| cube(number as u64)).collect();
     let work = || Ok(pool.install(cubes));
     rate(scale, real(items), work, |results: Vec<u64>| check_cubes(items as u64, &results))
+}
+
+/// A channel for each result, as a handle of a task has.
+fn submit(scale: Scale) -> Result<Measured> {
+    const TASKS: u64 = 10_000;
+    let pool = two()?;
+    let submit = |number| {
+        let (sender, result) = mpsc::channel();
+        pool.spawn(move || sender.send(cube(number)).expect("its receiver is kept"));
+        result
+    };
+    let work = || {
+        let tasks: Vec<_> = (0..TASKS).map(submit).collect();
+        Ok(tasks.into_iter().map(|result| result.recv()).collect::<Result<Vec<_>, _>>()?)
+    };
+    rate(scale, real(10_000), work, |results| check_cubes(TASKS, &results))
 }
 
 fn sums(scale: Scale, sum: impl Fn(u8) -> u64 + Sync) -> Result<Measured> {
