@@ -125,34 +125,27 @@ def check_cubes(items, results):
         check(f"result {number}", cube(number), result)
 
 
-def cubes(scale, items, chunk):
+def cubes(scale, items, call):
     with mp.Pool(2) as pool:
         return rate(
             scale,
             items / 1e6,
-            lambda: pool.map(cube, range(items), chunk),
+            lambda: call(pool, range(items)),
             lambda results: check_cubes(items, results),
         )
 
 
-def submit(scale, tasks):
-    with mp.Pool(2) as pool:
-        return rate(
-            scale,
-            tasks / 1e6,
-            lambda: [task.get() for task in [pool.apply_async(cube, (number,)) for number in range(tasks)]],
-            lambda results: check_cubes(tasks, results),
-        )
+def in_chunks(chunk):
+    return lambda pool, numbers: pool.map(cube, numbers, chunk)
 
 
-def submit_map(scale, items):
-    with mp.Pool(2) as pool:
-        return rate(
-            scale,
-            items / 1e6,
-            lambda: pool.map_async(cube, range(items)).get(),
-            lambda results: check_cubes(items, results),
-        )
+def one_by_one(pool, numbers):
+    tasks = [pool.apply_async(cube, (number,)) for number in numbers]
+    return [task.get() for task in tasks]
+
+
+def at_once(pool, numbers):
+    return pool.map_async(cube, numbers).get()
 
 
 def apply(pool):
@@ -365,11 +358,11 @@ ENTRIES = {
     ("Python mp (spawn)", "W1-start"): lambda e: repeated(e, 20, start(mp.get_context("spawn"))),
     ("Python mp (forkserver)", "W1-start"): lambda e: repeated(e, 50, start(mp.get_context("forkserver"))),
     (FORK, "W1-x4"): lambda e: repeated(e, 100, start(mp, 4)),
-    (FORK, "W2-map"): lambda e: cubes(e, 1_000_000, None),
-    (FORK, "W2-map-10M"): lambda e: cubes(e, 10_000_000, None),
-    (FORK, "W2-chunk1"): lambda e: cubes(e, e.times(100_000), 1),
-    (FORK, "W2-submit"): lambda e: submit(e, 10_000),
-    (FORK, "W2-submit-map"): lambda e: submit_map(e, 1_000_000),
+    (FORK, "W2-map"): lambda e: cubes(e, 1_000_000, in_chunks(None)),
+    (FORK, "W2-map-10M"): lambda e: cubes(e, 10_000_000, in_chunks(None)),
+    (FORK, "W2-chunk1"): lambda e: cubes(e, e.times(100_000), in_chunks(1)),
+    (FORK, "W2-submit"): lambda e: cubes(e, 10_000, one_by_one),
+    (FORK, "W2-submit-map"): lambda e: cubes(e, 1_000_000, at_once),
     (FORK, "W3-hot"): lambda e: with_pool(e, back_to_back),
     (FORK, "W3-sleep"): lambda e: with_pool(e, from_sleep),
     (FORK, "W4-8B"): lambda e: stream(e, 8),

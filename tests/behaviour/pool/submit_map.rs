@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use multiproc::pool::RetryPolicy;
 use multiproc::sync::Atomic;
 use multiproc::{Pool, Result, pipe};
-use nix::sys::signal::Signal;
 
 use super::{HOUR, blocked_task, square, zero_waits};
-use crate::support::{BadValue, Latch, Outcome, TEST_TIMEOUT, eventually, send_signal, trials};
+use crate::support::{BadValue, Latch, Outcome, TEST_TIMEOUT, eventually, trials};
 
 trials![
     results_are_those_of_a_map,
@@ -196,7 +195,6 @@ fn every_map_of_a_pool_that_ends_has_a_result() -> Outcome {
     let pool = Pool::new(1)?;
     let (_running, _latch) = blocked_task(&pool)?;
     let waiting = pool.submit_map(square, 0..1000)?;
-    send_signal(pool.worker_pids()[0], Signal::SIGSTOP);
     drop(pool);
     assert!(waiting.get().unwrap_err().is_cancelled());
     Ok(())

@@ -1,5 +1,7 @@
 //! W2, W3 and W6: a pool of two workers that are up already.
 
+use std::ops::Range;
+
 use anyhow::Result;
 use bench::measure::{Scale, back_to_back, from_sleep, rate};
 use bench::program::Measured;
@@ -8,29 +10,27 @@ use multiproc::pool::TaskHandle;
 use multiproc::{Pool, SharedSlice};
 
 pub(super) fn map(scale: Scale, items: usize) -> Result<Measured> {
-    cubes(scale, &Pool::new(2)?, items)
+    let pool = Pool::new(2)?;
+    cubes(scale, items, |numbers| pool.map(cube, numbers))
 }
 
 pub(super) fn map_singly(scale: Scale) -> Result<Measured> {
-    cubes(scale, &Pool::builder().workers(2).chunk_size(1).build()?, 100_000)
+    let pool = Pool::builder().workers(2).chunk_size(1).build()?;
+    cubes(scale, 100_000, |numbers| pool.map(cube, numbers))
 }
 
 pub(super) fn submit(scale: Scale) -> Result<Measured> {
-    const TASKS: u64 = 10_000;
     let pool = Pool::new(2)?;
-    let work = || {
-        let tasks: Vec<_> =
-            (0..TASKS).map(|number| pool.submit(cube, (number,))).collect::<multiproc::Result<_>>()?;
-        Ok(tasks.into_iter().map(TaskHandle::get).collect::<multiproc::Result<Vec<_>>>()?)
-    };
-    rate(scale, real(10_000), work, |results| check_cubes(TASKS, &results))
+    cubes(scale, 10_000, |numbers| {
+        let tasks = numbers.map(|number| pool.submit(cube, (number,)));
+        let tasks: Vec<_> = tasks.collect::<multiproc::Result<_>>()?;
+        tasks.into_iter().map(TaskHandle::get).collect()
+    })
 }
 
 pub(super) fn submit_map(scale: Scale) -> Result<Measured> {
-    const ITEMS: u64 = 1_000_000;
     let pool = Pool::new(2)?;
-    let work = || Ok(pool.submit_map(cube, 0..ITEMS)?.get()?);
-    rate(scale, real(1_000_000), work, |results| check_cubes(ITEMS, &results))
+    cubes(scale, 1_000_000, |numbers| pool.submit_map(cube, numbers)?.get())
 }
 
 /// The elements of a slice, one by each task.
@@ -48,13 +48,14 @@ pub(super) fn map_sharing(scale: Scale) -> Result<Measured> {
     )
 }
 
-fn cubes(scale: Scale, pool: &Pool, items: usize) -> Result<Measured> {
-    rate(
-        scale,
-        real(items),
-        || Ok(pool.map(cube, 0..items as u64)?),
-        |results| check_cubes(items as u64, &results),
-    )
+/// The cubes of all numbers below `count`, as `call` gets them.
+fn cubes(
+    scale: Scale,
+    count: usize,
+    call: impl Fn(Range<u64>) -> multiproc::Result<Vec<u64>>,
+) -> Result<Measured> {
+    let items = count as u64;
+    rate(scale, real(count), || Ok(call(0..items)?), |results| check_cubes(items, &results))
 }
 
 pub(super) fn apply_hot(scale: Scale) -> Result<Measured> {
