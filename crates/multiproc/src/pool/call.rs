@@ -116,8 +116,10 @@ impl Drop for PendingPermit {
     }
 }
 
-/// The part of a chunk's target time for which a worker has single tasks.
+/// A worker gets single tasks for this part of a chunk's target time, and at most this many at once: cancelling one
+/// takes all others back from its worker.
 const SINGLE_SHARE: u64 = 10;
+const MOST_SINGLE: u64 = 16;
 
 /// A step of priority counts as this time (nanoseconds) of waiting, so that no priority starves.
 const PRIORITY_STEP: i64 = 10_000_000_000;
@@ -268,7 +270,8 @@ impl Call {
     /// differ more, and each waits for those before it.
     pub(crate) fn target_chunk_len(&self) -> u32 {
         let len = self.cost.target_chunk_len();
-        u32::try_from(if self.is_single { (len / SINGLE_SHARE).max(1) } else { len }).unwrap_or(u32::MAX)
+        u32::try_from(if self.is_single { (len / SINGLE_SHARE).clamp(1, MOST_SINGLE) } else { len })
+            .unwrap_or(u32::MAX)
     }
 
     /// How many items a worker may have: as many again, so that it has work when it is through.

@@ -75,6 +75,7 @@ impl FunctionCosts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::call::{Call, Options};
     use crate::task::RunOnce;
 
     #[test]
@@ -91,6 +92,16 @@ mod tests {
         assert_eq!(cost.target_chunk_len(), 1);
         cost.learn(1, 0);
         assert_eq!(cost.target_chunk_len(), 64);
+    }
+
+    #[test]
+    fn a_worker_gets_few_single_tasks_however_short() {
+        let cost = Arc::new(CostEstimate::default());
+        cost.learn(1000, 1000);
+        let task = TaskId::of::<RunOnce, _, (u8,)>(|_: u8| ()).unwrap();
+        let [single, many] =
+            [true, false].map(|is_single| Call::new(task, Options::default(), is_single, Arc::clone(&cost)));
+        assert_eq!((single.most_in_flight(), many.most_in_flight()), (32, 65_536));
     }
 
     #[test]
