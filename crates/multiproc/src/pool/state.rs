@@ -1,7 +1,7 @@
 //! The state of a pool's workers: what makes it, where it is, and the functions that get it.
 
 use std::any::{Any, type_name};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr;
@@ -100,6 +100,8 @@ struct Entry {
 thread_local! {
     /// The states of this thread: in a worker one, else one for each inline pool.
     static STATES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    /// Whether there was a state. Most workers have none, and the first use of the list costs four page faults.
+    static HAD_STATE: Cell<bool> = const { Cell::new(false) };
     /// The pool whose code this thread runs.
     static POOL: RefCell<PoolKey> = const { RefCell::new(Weak::new()) };
 }
@@ -201,6 +203,7 @@ pub(super) fn set_state<S: 'static>(state: S) {
 
 fn add<S: 'static>(state: S, is_preloaded: bool) {
     let (pool, state) = (current_pool(), Rc::new(RefCell::new(state)));
+    HAD_STATE.set(true);
     remove(|entry| entry.pool.ptr_eq(&pool));
     let _ = STATES.try_with(|states| states.borrow_mut().push(Entry { pool, state, is_preloaded }));
 }
@@ -223,6 +226,9 @@ pub(super) fn drop_inline_state(pool: &Arc<()>) {
 /// Drops states when no list is borrowed: to drop one is the user's code. While the thread ends, its states are
 /// dropped anyway.
 fn remove(what: impl Fn(&Entry) -> bool) {
+    if !HAD_STATE.get() {
+        return;
+    }
     let extract = |states: &RefCell<Vec<Entry>>| {
         states.borrow_mut().extract_if(.., |entry| what(entry)).collect::<Vec<_>>()
     };

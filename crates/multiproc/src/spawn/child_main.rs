@@ -31,6 +31,7 @@ pub(crate) fn run_child(start_socket: PacketSocket, owner: SocketOwner) -> ! {
     }
     kill_on_hangup(start_socket.as_fd()).unwrap_or_else(|error| fail_start(&start_socket, &error));
     report_ready(&start_socket);
+    crash_handler::report_to(start_socket.as_fd());
     exit(run_task(&start_socket, start))
 }
 

@@ -1,6 +1,5 @@
 //! Runs a child's task, and reports its outcome to the parent.
 
-use std::os::fd::AsFd;
 use std::sync::{Mutex, OnceLock};
 
 use crate::error::{Error, Result};
@@ -10,7 +9,6 @@ use crate::logs;
 use crate::spawn::bootstrap::ChildStart;
 use crate::spawn::outcome::{self, READY};
 use crate::spawn::{fork_server, supervisor::lock};
-use crate::sys::crash_handler;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
@@ -23,7 +21,6 @@ use crate::trace;
 pub(super) fn run_task(start_socket: &PacketSocket, start: ChildStart) -> i32 {
     let ChildStart { name, task, args, descriptors, logs, trace } = start;
     let pid = own_pid();
-    crash_handler::report_to(start_socket.as_fd());
     let mut outcome = outcome::returned();
     let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
     failpoint::hit(Failpoint::BootstrapDecoded);

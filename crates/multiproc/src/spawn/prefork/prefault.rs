@@ -1,9 +1,10 @@
 //! Pre-faulting: running an empty task once, to initialise what is made at first use and to copy the pages
 //! that a task will write to.
 
-use crate::ipc::packet;
+use crate::ipc::packet::{self, Message};
 use crate::ipc::wire;
 use crate::spawn::bootstrap;
+use crate::spawn::outcome;
 use crate::sys::output::flush_single_threaded;
 use crate::task::{RunOnce, TaskId};
 
@@ -24,7 +25,9 @@ impl Prefault {
     pub(crate) fn run(&self) {
         let start = bootstrap::receive(&self.0, Vec::new());
         if let Some(Ok(task)) = start.ok().and_then(|start| start.task) {
-            let _ = task.run(&[], Vec::new(), &mut Vec::new());
+            let mut outcome = outcome::returned();
+            let descriptors = task.run(&[], Vec::new(), &mut outcome);
+            let _ = descriptors.and_then(|descriptors| Message::new(outcome, descriptors));
         }
         flush_single_threaded();
     }

@@ -96,6 +96,8 @@ fn serve(start_socket: PacketSocket, pids: PidPage) -> ! {
     set_comm(FORKED_COMM);
     if priority == Priority::Ahead {
         prefault.run();
+        let _ = start_socket.is_hung_up();
+        pids.prefault(number);
     }
     run_forked_child(&start_socket, pids, number)
 }
@@ -153,6 +155,7 @@ fn serve_requests(start_socket: PacketSocket, pids: &PidPage) -> ForkedChildStar
 fn run_forked_child(start_socket: &PacketSocket, pids: PidPage, number: u64) -> ! {
     coverage::begin();
     close_stdio();
+    crash_handler::report_to(start_socket.as_fd());
     failpoint::hit(Failpoint::PreforkedIdle);
     let start =
         receive_stdio_and_bootstrap(start_socket).unwrap_or_else(|error| fail_start(start_socket, &error));

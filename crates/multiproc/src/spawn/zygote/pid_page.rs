@@ -54,6 +54,11 @@ impl PidPage {
         }
     }
 
+    /// In the child: has the kernel map the page, which [`wait_for_release`](Self::wait_for_release) will use.
+    pub(super) fn prefault(&self, number: u64) {
+        self.word(number).load(Ordering::Relaxed);
+    }
+
     /// In the child: waits until the parent has [released](Self::release) it. It has its bootstrap message,
     /// so the parent is about to leave the system call that sent it.
     ///
