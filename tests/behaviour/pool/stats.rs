@@ -4,7 +4,7 @@ use std::process::abort;
 use std::thread;
 use std::time::Duration;
 
-use multiproc::pool::WorkerStats;
+use multiproc::pool::{Histogram, WorkerStats};
 use multiproc::{Connection, Pool, current, pipe};
 use nix::sys::signal::Signal;
 
@@ -25,6 +25,9 @@ trials![
     what_waits_for_a_worker_is_pending,
     a_broadcast_that_waits_for_a_worker_is_pending,
     inline_there_is_nothing_to_count,
+    run_times_tell_short_tasks_from_long_ones,
+    the_run_times_of_former_workers_are_kept,
+    what_waits_for_a_worker_has_a_wait_time,
 ];
 
 /// The ends: died, timed out, cancelled, told to exit.
@@ -250,5 +253,51 @@ fn inline_there_is_nothing_to_count() -> Outcome {
     pool.apply(square, (1,))?;
     let stats = pool.stats();
     assert_eq!((stats.workers.len(), stats.pending, stats.total()), (0, 0, WorkerStats::default()));
+    Ok(())
+}
+
+/// How many times may be at least this long.
+fn at_least(times: &Histogram, least: Duration) -> u64 {
+    times.buckets().filter(|(limit, _)| *limit > least).map(|(_, count)| count).sum()
+}
+
+fn run_times_tell_short_tasks_from_long_ones() -> Outcome {
+    const LONG: Duration = Duration::from_millis(50);
+    let pool = Pool::new(2)?;
+    pool.map(square, 0..10_000)?;
+    pool.map(thread::sleep, [LONG; 5])?;
+    // A worker counts the last ones when it begins to wait.
+    eventually("all are counted", || pool.stats().total().run_times.count() == 10_005);
+    let times = pool.stats().total().run_times;
+    assert!(at_least(&times, LONG) >= 5, "{times}");
+    assert!(times.quantile(0.5) < Some(LONG) && times.quantile(1.0) > Some(LONG), "{times}");
+    let by_worker = pool.stats().workers.iter().map(|worker| worker.run_times.count()).sum::<u64>();
+    assert_eq!(by_worker, 10_005);
+    Ok(())
+}
+
+fn the_run_times_of_former_workers_are_kept() -> Outcome {
+    let pool = Pool::builder().workers(1).max_tasks_per_worker(3).build()?;
+    for _ in 0..8 {
+        pool.apply(square, (3,))?;
+    }
+    eventually("all are counted", || pool.stats().total().run_times.count() == 8);
+    assert!(pool.stats().total().recycled >= 2);
+    Ok(())
+}
+
+fn what_waits_for_a_worker_has_a_wait_time() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (task, latch) = blocked_task(&pool)?;
+    let behind = (0..50).map(|number| pool.submit(square, (number,))).collect::<Result<Vec<_>, _>>()?;
+    let long = Duration::from_millis(100);
+    thread::sleep(long);
+    drop(latch);
+    task.get()?;
+    behind.into_iter().try_for_each(|task| task.get().map(drop))?;
+    let times = pool.stats().wait_times;
+    assert_eq!(times.count(), 51, "{times}");
+    // The kernel's coarse clock may be behind by a tick; and the worker may have got some with the first one.
+    assert!(at_least(&times, long / 2) >= 30, "{times}");
     Ok(())
 }

@@ -146,6 +146,12 @@ impl Call {
         i64::try_from(now).unwrap_or(i64::MAX) - i64::from(self.options.priority) * PRIORITY_STEP
     }
 
+    /// When an item with this sort key was submitted.
+    pub(crate) fn submitted_at(&self, sort_key: i64) -> u64 {
+        let at = sort_key.saturating_add(i64::from(self.options.priority) * PRIORITY_STEP);
+        u64::try_from(at).unwrap_or(0)
+    }
+
     /// Counts it until its first arrival.
     pub(crate) fn hold_until_result(&self, permit: Option<PendingPermit>) {
         if let Some(mut inbox) = self.inbox.lock() {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use super::histogram::Histogram;
+
 /// What a pool has done so far. Made by [`Pool::stats`](super::Pool::stats); its `Display` is a table.
 ///
 /// ```
@@ -27,6 +29,10 @@ pub struct PoolStats {
     pub workers: Vec<WorkerStats>,
     /// The number of submitted tasks, items and broadcasts to one worker that have no result.
     pub pending: u64,
+    /// How long tasks and items have waited from their submission until the pool gave them to a worker, to a tick of
+    /// the kernel's coarse clock (1 to 10 ms); a shorter wait is 0. Without broadcasts. What a worker has given back
+    /// waits, and counts, once more.
+    pub wait_times: Histogram,
 }
 
 /// What one worker of a pool, with its predecessors of the same index, or all of them together have done.
@@ -69,6 +75,10 @@ pub struct WorkerStats {
     pub shut_down: u64,
     /// The time with tasks, to read and write their values included.
     pub running: Duration,
+    /// How long tasks have taken, as `running`. Short ones are counted at the mean of those between two reads of the
+    /// clock, which together take about 20 µs at most. Missing are the running task, and the last ones of a worker
+    /// that was killed.
+    pub run_times: Histogram,
     /// The time without tasks.
     pub waiting: Duration,
     /// The time from each worker's start until its initializer has returned.
@@ -109,6 +119,7 @@ impl AddAssign<&Self> for WorkerStats {
         self.scaled_down += other.scaled_down;
         self.shut_down += other.shut_down;
         self.running += other.running;
+        self.run_times += &other.run_times;
         self.waiting += other.waiting;
         self.starting += other.starting;
     }
@@ -144,26 +155,31 @@ impl WorkerStats {
     }
 }
 
-/// A table with a row for each worker and one for all of them, without a line end. Its columns for the ends of
-/// workers are those in which a number is not 0.
+/// A table with a row for each worker and one for all of them, and a line for each histogram, without a line end. The
+/// table's columns for the ends of workers are those in which a number is not 0.
 impl fmt::Display for PoolStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
-        let names = (0..self.workers.len()).map(|index| index.to_string()).chain(["all".to_owned()]);
-        let workers = self.workers.iter().chain([&total]);
-        let table: Vec<_> = workers.zip(names).map(|(worker, name)| worker.row(name, &total)).collect();
-        let titles = table[0].iter().map(|&(title, _)| title.to_owned()).collect();
-        let cells = table.into_iter().map(|row| row.into_iter().map(|(_, cell)| cell).collect());
-        let rows: Vec<Vec<String>> = [titles].into_iter().chain(cells).collect();
-        for (number, row) in rows.iter().enumerate() {
-            f.write_str(if number == 0 { "" } else { "\n" })?;
-            for (column, text) in row.iter().enumerate() {
-                let width = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-                write!(f, "{}{text:>width$}", if column == 0 { "" } else { "  " })?;
-            }
-        }
-        Ok(())
+        write_table(f, &self.workers, &total)?;
+        write!(f, "\nrun times: {}\nwait times: {}", total.run_times, self.wait_times)
     }
+}
+
+fn write_table(f: &mut fmt::Formatter<'_>, workers: &[WorkerStats], total: &WorkerStats) -> fmt::Result {
+    let names = (0..workers.len()).map(|index| index.to_string()).chain(["all".to_owned()]);
+    let table: Vec<_> =
+        workers.iter().chain([total]).zip(names).map(|(worker, name)| worker.row(name, total)).collect();
+    let titles = table[0].iter().map(|&(title, _)| title.to_owned()).collect();
+    let cells = table.into_iter().map(|row| row.into_iter().map(|(_, cell)| cell).collect());
+    let rows: Vec<Vec<String>> = [titles].into_iter().chain(cells).collect();
+    for (number, row) in rows.iter().enumerate() {
+        f.write_str(if number == 0 { "" } else { "\n" })?;
+        for (column, text) in row.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+            write!(f, "{}{text:>width$}", if column == 0 { "" } else { "  " })?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -182,7 +198,11 @@ mod tests {
             ..WorkerStats::default()
         };
         *stats.worker(0) += &WorkerStats { tasks_done: 6, ..WorkerStats::default() };
-        let table = stats.to_string();
+        stats.worker(1).run_times.add(2_000_000, 1239);
+        let text = stats.to_string();
+        let (table, times) = text.split_at(text.find("\nrun times").unwrap());
+        assert!(times.starts_with("\nrun times: 50 % within 2.1 ms,"), "{text}");
+        assert!(times.ends_with("\nwait times: none"), "{text}");
         let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows.len(), 4, "{table}");
         assert_eq!(rows[0][..3], ["worker", "pid", "done"]);

@@ -39,10 +39,13 @@ impl Scheduler {
                     None => return,
                 },
             };
+            let before = worker.in_flight();
             let outcome = worker.dispatch(chunk, size.min(may_run(worker)));
             let mut is_gone = chunk.count == 0;
             match outcome {
                 Dispatched::Accepted => {
+                    let waited = self.polled_at.saturating_sub(chunk.call.submitted_at(chunk.sort_key));
+                    self.ended.wait_times.add(waited, u64::from(worker.in_flight() - before));
                     let timeout = chunk.call.options.timeout;
                     let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
                     self.sleep.wake_requested |=

@@ -23,6 +23,7 @@ impl WorkerHandle {
             starting: ready_at.saturating_duration_since(self.started_at),
             running,
             waiting: lifetime.saturating_sub(running),
+            run_times: self.rings.run_times(),
             ..WorkerStats::default()
         }
     }

@@ -100,6 +100,8 @@ const ITEMS_EVENT: usize = 396;
 const ROOM_EVENT: usize = 400;
 /// The running item should end. The pool resets it before it submits another.
 const CANCELLED: usize = 404;
+/// The counts of a [histogram](crate::pool::Histogram) of the times of its items.
+const RUN_TIMES: usize = 512;
 
 impl WorkerRings {
     pub(crate) fn create() -> Result<Self> {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::PoolSide;
-use crate::pool::worker_rings::{FAILED, IDLE, ITEM_STARTED_AT, RUN_TIME};
+use crate::pool::histogram::{BUCKETS, Histogram};
+use crate::pool::worker_rings::{FAILED, IDLE, ITEM_STARTED_AT, RUN_TIME, RUN_TIMES};
 use crate::sys::atomic::Relaxed;
 
 impl PoolSide {
@@ -28,5 +29,11 @@ impl PoolSide {
     pub(crate) fn totals(&self) -> (Duration, Duration, u64) {
         let word = |offset| self.rings.0.word64(offset).load(Relaxed);
         (Duration::from_nanos(word(RUN_TIME)), Duration::from_nanos(word(IDLE)), word(FAILED))
+    }
+
+    /// How long the worker's items have taken. A task may have overwritten it.
+    pub(crate) fn run_times(&self) -> Histogram {
+        let word = |bucket| self.rings.0.word64(RUN_TIMES + size_of::<u64>() * bucket);
+        Histogram::of((0..BUCKETS).map(|bucket| word(bucket).load(Relaxed)))
     }
 }

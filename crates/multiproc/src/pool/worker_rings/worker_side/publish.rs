@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::WorkerSide;
-use crate::pool::worker_rings::{IDLE, ITEMS_PER_CLOCK_READ, RUN_TIME, VISIBLE, result_words};
+use crate::ipc::ring::Position;
+use crate::pool::histogram;
+use crate::pool::worker_rings::{IDLE, ITEMS_PER_CLOCK_READ, RUN_TIME, RUN_TIMES, VISIBLE, result_words};
 use crate::sys::atomic::Relaxed;
 
 /// When to make results visible. A clock read costs more than a small item, so there is one per interval: as
@@ -24,6 +26,8 @@ pub(super) struct FlushSchedule {
     idle: Duration,
     /// `run_time` at the last flush of output.
     flushed: Duration,
+    /// The number of items whose times are in the histogram.
+    timed: u32,
 }
 
 /// An interval of less time gets longer.
@@ -51,6 +55,7 @@ impl FlushSchedule {
             run_time: zero,
             idle: zero,
             flushed: zero,
+            timed: Position::START.frames,
         }
     }
 
@@ -59,6 +64,13 @@ impl FlushSchedule {
     pub(super) fn flushes_singly(&self) -> bool {
         FLUSHED_SINGLY.contains(&self.interval)
     }
+}
+
+/// By how much an interval of this time is too long.
+fn times_too_long(time: Duration) -> u32 {
+    // In 64 bits: a child would load the code that divides 128.
+    let (nanos, most) = (u64::try_from(time.as_nanos()), u64::try_from(MAX_CLOCK_INTERVAL.as_nanos()));
+    u32::try_from(nanos.unwrap_or(u64::MAX) / most.unwrap_or(u64::MAX)).unwrap_or(u32::MAX)
 }
 
 impl WorkerSide {
@@ -138,8 +150,7 @@ impl WorkerSide {
         let schedule = &mut self.schedule;
         let before = schedule.interval;
         if time > MAX_CLOCK_INTERVAL {
-            let too_long = u32::try_from(time.as_nanos() / MAX_CLOCK_INTERVAL.as_nanos()).unwrap_or(u32::MAX);
-            schedule.interval = (before / too_long).max(1);
+            schedule.interval = (before / times_too_long(time)).max(1);
         } else if time < MIN_CLOCK_INTERVAL && schedule.left == 0 {
             schedule.interval = (before * 2).min(MAX_INTERVAL_LEN);
         }
@@ -175,6 +186,21 @@ impl WorkerSide {
         let time = now - self.schedule.read_at;
         self.schedule.run_time += time;
         self.schedule.read_at = now;
+        self.count_times(time);
         time
+    }
+
+    /// Counts the items since the last time by their mean time. For one item that is its own; several have taken
+    /// microseconds together.
+    fn count_times(&mut self, time: Duration) {
+        let items = self.completed.frames.wrapping_sub(self.schedule.timed);
+        if items == 0 {
+            return;
+        }
+        self.schedule.timed = self.completed.frames;
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = histogram::bucket(nanos / u64::from(items));
+        let count = self.rings.0.word64(RUN_TIMES + size_of::<u64>() * bucket);
+        count.store(count.load(Relaxed).wrapping_add(u64::from(items)), Relaxed);
     }
 }
