@@ -60,6 +60,13 @@ pub(crate) struct Position {
     pub(crate) bytes: u32,
 }
 
+/// The kind of a frame, and where its bytes are in the memory.
+pub(crate) struct Frame {
+    pub(crate) kind: u32,
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
+}
+
 /// The bytes that a mostly empty ring uses which [restarts early](Ring::restarting_early): few enough to stay
 /// in the CPU's cache.
 const CACHE_WINDOW: u32 = 16 * 1024;
@@ -233,19 +240,8 @@ impl Ring {
 
     /// Calls `read` with the visible frame at `head` and advances `head`; the caller stores that.
     ///
-    /// Returns `None` if there is no valid frame: another process has overwritten the ring.
-    #[inline(always)]
-    pub(crate) fn take<R>(
-        &self,
-        memory: &impl Memory,
-        head: &mut Position,
-        read: impl FnOnce(u32, &[u8]) -> R,
-    ) -> Option<R> {
-        let end = head.bytes.wrapping_add(self.size);
-        self.take_before(memory, head, end, read)
-    }
-
-    /// As [`Ring::take`], but a frame that reaches beyond the byte `end` is invalid.
+    /// Returns `None` if there is no valid frame, or it reaches beyond the byte `end`: another process has overwritten
+    /// the ring.
     #[inline(always)]
     pub(crate) fn take_before<R>(
         &self,
@@ -254,6 +250,14 @@ impl Ring {
         end: u32,
         read: impl FnOnce(u32, &[u8]) -> R,
     ) -> Option<R> {
+        let Frame { kind, offset, length } = self.skip(memory, head, end)?;
+        Some(memory.read(offset, length, |bytes| read(kind, bytes)))
+    }
+
+    /// Advances `head` past the visible frame there, and returns where its bytes are; `None` as for
+    /// [`take_before`](Self::take_before).
+    #[inline(always)]
+    pub(crate) fn skip(&self, memory: &impl Memory, head: &mut Position, end: u32) -> Option<Frame> {
         let mut start = head.bytes;
         let (mut length, mut kind) = self.read_header(memory, start);
         if kind == SKIP {
@@ -275,7 +279,7 @@ impl Ring {
             return None;
         }
         *head = next;
-        Some(memory.read(offset, length, |bytes| read(kind, bytes)))
+        Some(Frame { kind, offset, length })
     }
 
     /// Prefetches the frame at `head`. Called while the reader waits, so that the frame's first cache line

@@ -8,6 +8,19 @@ use std::collections::VecDeque;
 use super::*;
 use crate::ipc::frame::{add_frame, all};
 
+impl Ring {
+    /// As [`take_before`](Self::take_before), for a ring whose tail may be anywhere.
+    pub(crate) fn take<R>(
+        &self,
+        memory: &impl Memory,
+        head: &mut Position,
+        read: impl FnOnce(u32, &[u8]) -> R,
+    ) -> Option<R> {
+        let end = head.bytes.wrapping_add(self.size);
+        self.take_before(memory, head, end, read)
+    }
+}
+
 impl Memory for RefCell<Vec<u8>> {
     fn write(&self, offset: usize, bytes: &[u8]) {
         self.borrow_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);

@@ -159,21 +159,26 @@ impl WorkerSide {
     /// until its result has been taken.
     #[inline(always)]
     pub(crate) fn read<R>(&mut self, f: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
-        if let Some(array) =
-            SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).filter(|it| self.index < it.count)
-        {
-            let offset = SUBMISSIONS.value_offset(array, self.index);
-            self.index += 1;
-            self.claimed = false;
-            return self.rings.0.read(offset, array.size as usize, f);
-        }
-        self.index = 0;
-        let claimed = &mut self.claimed;
-        let taken = SUBMISSIONS.take(&self.rings.0, &mut self.cursor, |kind, bytes| {
-            *claimed = kind == TASK_HEADER;
-            f(bytes)
-        });
-        taken.unwrap_or_else(|| Err(self.poison("an item", "the ring has no frame for it")))
+        // One call of `f`, so that the compiler puts it in place: a call costs more than a small item.
+        let memory = &self.rings.0;
+        let (offset, length) = match SUBMISSIONS.array(memory, self.cursor.bytes) {
+            Some(array) if self.index < array.count => {
+                let offset = SUBMISSIONS.value_offset(array, self.index);
+                self.index += 1;
+                self.claimed = false;
+                (offset, array.size as usize)
+            }
+            _ => {
+                self.index = 0;
+                let end = self.cursor.bytes.wrapping_add(RING);
+                let Some(frame) = SUBMISSIONS.skip(memory, &mut self.cursor, end) else {
+                    return Err(self.poison("an item", "the ring has no frame for it"));
+                };
+                self.claimed = frame.kind == TASK_HEADER;
+                (frame.offset, frame.length)
+            }
+        };
+        self.rings.0.read(offset, length, f)
     }
 
     /// Ends the use of these rings: a task has overwritten memory that is not its own, so the position of the
