@@ -26,6 +26,7 @@ trials![
     a_broadcast_that_waits_for_a_worker_is_pending,
     inline_there_is_nothing_to_count,
     run_times_tell_short_tasks_from_long_ones,
+    a_rare_long_task_among_short_ones_has_its_own_time,
     the_run_times_of_former_workers_are_kept,
     what_waits_for_a_worker_has_a_wait_time,
 ];
@@ -273,6 +274,24 @@ fn run_times_tell_short_tasks_from_long_ones() -> Outcome {
     assert!(times.quantile(0.5) < Some(LONG) && times.quantile(1.0) > Some(LONG), "{times}");
     let by_worker = pool.stats().workers.iter().map(|worker| worker.run_times.count()).sum::<u64>();
     assert_eq!(by_worker, 10_005);
+    Ok(())
+}
+
+fn a_rare_long_task_among_short_ones_has_its_own_time() -> Outcome {
+    const LONG: Duration = Duration::from_millis(50);
+    const ITEMS: u64 = 100_000;
+    let pool = Pool::new(1)?;
+    let rarely_long = |number: u64| {
+        if number % (ITEMS / 4) == ITEMS / 8 {
+            thread::sleep(LONG);
+        }
+        number
+    };
+    pool.map(rarely_long, 0..ITEMS)?;
+    eventually("all are counted", || pool.stats().total().run_times.count() == ITEMS);
+    let times = pool.stats().total().run_times;
+    assert!(at_least(&times, LONG) >= 4, "{times}");
+    assert!(times.quantile(0.9) < Some(LONG), "{times}");
     Ok(())
 }
 

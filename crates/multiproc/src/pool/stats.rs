@@ -76,8 +76,8 @@ pub struct WorkerStats {
     /// The time with tasks, to read and write their values included.
     pub running: Duration,
     /// How long tasks have taken, as `running`. Short ones are counted at the mean of those between two reads of the
-    /// clock, which together take about 20 µs at most. Missing are the running task, and the last ones of a worker
-    /// that was killed.
+    /// clock, which together take about 20 µs. If they take longer, that is counted as one long task among them.
+    /// Missing are the running task, and the last ones of a worker that was killed.
     pub run_times: Histogram,
     /// The time without tasks.
     pub waiting: Duration,

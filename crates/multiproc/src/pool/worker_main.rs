@@ -18,6 +18,7 @@ use crate::sys::fork_detect::OriginalProcess;
 use crate::sys::limit::limit_memory;
 use crate::sys::membarrier;
 use crate::sys::process::exit_immediately;
+use crate::task::TaskId;
 use crate::task::initializer::Initializer;
 use crate::trace;
 
@@ -57,10 +58,11 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     logs::set_running_item(rings.running_item());
     let no_header = Error::decode("an item", "no header precedes it");
     let (mut task, mut is_timed): (Result<ItemLoop>, bool) = (Err(no_header), false);
+    let mut function = None;
     loop {
         match rings.next() {
             Some(TASK_HEADER) => {
-                (task, is_timed) = read_header(&mut rings);
+                (task, is_timed) = read_header(&mut rings, &mut function);
                 if rings.next() == Some(TASK_HEADER) {
                     return Err(Error::decode("an item", "two headers precede it"));
                 }
@@ -94,17 +96,22 @@ fn initialize(initializers: Vec<Initializer>) -> Result<()> {
     Ok(())
 }
 
-/// The function of the items after a header, and whether they have a time limit.
-fn read_header(rings: &mut WorkerSide) -> (Result<ItemLoop>, bool) {
+/// The function of the items after a header, and whether they have a time limit. `before` is that of the items before.
+fn read_header(rings: &mut WorkerSide, before: &mut Option<TaskId>) -> (Result<ItemLoop>, bool) {
     let (number, mut is_timed, mut tag) = (rings.item_number(), false, trace::Tag::default());
     let mut segments: Vec<SegmentId> = Vec::new();
+    let mut id = None;
     let task: Result<ItemLoop> = rings.read(|bytes| {
         let header: TaskHeader;
         (header, segments) = wire::decode_internal(bytes, Vec::new(), "a header")?;
         (is_timed, tag) = (header.is_timed, header.trace);
+        id = Some(header.task);
         logs::begin_items(header.first, number);
         header.task.find()
     });
+    if std::mem::replace(before, id) != id {
+        rings.begin_function();
+    }
     let task = rings.take_segments(&segments).and(task);
     let function = task.as_ref().map_or("unknown", |task| task.once.name());
     rings.trace.on_header(tag, function, number);

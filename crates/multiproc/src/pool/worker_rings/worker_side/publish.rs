@@ -26,8 +26,9 @@ pub(super) struct FlushSchedule {
     idle: Duration,
     /// `run_time` at the last flush of output.
     flushed: Duration,
-    /// The number of items whose times are in the histogram.
+    /// The number of items whose times are in the histogram, and the mean time of the last ones, in nanoseconds.
     timed: u32,
+    mean: u64,
 }
 
 /// An interval of less time gets longer.
@@ -56,6 +57,7 @@ impl FlushSchedule {
             idle: zero,
             flushed: zero,
             timed: Position::START.frames,
+            mean: 0,
         }
     }
 
@@ -166,6 +168,14 @@ impl WorkerSide {
         }
     }
 
+    /// The items that follow are of another function, so nothing is known of their time.
+    pub(crate) fn begin_function(&mut self) {
+        self.read_clock();
+        self.make_visible_and_notify();
+        (self.schedule.interval, self.schedule.left) = (1, 1);
+        self.rings.0.word32(ITEMS_PER_CLOCK_READ).store(1, Relaxed);
+    }
+
     /// The time since the clock was read was without items.
     pub(super) fn end_wait(&mut self) {
         let now = Instant::now();
@@ -190,8 +200,8 @@ impl WorkerSide {
         time
     }
 
-    /// Counts the items since the last time by their mean time. For one item that is its own; several have taken
-    /// microseconds together.
+    /// Counts the items since the last time. For one item that is its own; several have taken microseconds together,
+    /// and count by their mean time. If they took longer, that was one of them: a rare long item among short ones.
     fn count_times(&mut self, time: Duration) {
         let items = self.completed.frames.wrapping_sub(self.schedule.timed);
         if items == 0 {
@@ -199,8 +209,18 @@ impl WorkerSide {
         }
         self.schedule.timed = self.completed.frames;
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = histogram::bucket(nanos / u64::from(items));
-        let count = self.rings.0.word64(RUN_TIMES + size_of::<u64>() * bucket);
+        let others = self.schedule.mean.saturating_mul(u64::from(items - 1));
+        if items > 1 && time > MAX_CLOCK_INTERVAL && others < nanos {
+            self.count(self.schedule.mean, items - 1);
+            self.count(nanos - others, 1);
+        } else {
+            self.schedule.mean = nanos / u64::from(items);
+            self.count(self.schedule.mean, items);
+        }
+    }
+
+    fn count(&self, nanos: u64, items: u32) {
+        let count = self.rings.0.word64(RUN_TIMES + size_of::<u64>() * histogram::bucket(nanos));
         count.store(count.load(Relaxed).wrapping_add(u64::from(items)), Relaxed);
     }
 }
