@@ -27,6 +27,7 @@ trials![
     inline_there_is_nothing_to_count,
     run_times_tell_short_tasks_from_long_ones,
     a_rare_long_task_among_short_ones_has_its_own_time,
+    a_task_with_a_time_limit_and_a_thread_has_its_run_time,
     the_run_times_of_former_workers_are_kept,
     what_waits_for_a_worker_has_a_wait_time,
 ];
@@ -295,13 +296,33 @@ fn a_rare_long_task_among_short_ones_has_its_own_time() -> Outcome {
     Ok(())
 }
 
+fn a_task_with_a_time_limit_and_a_thread_has_its_run_time() -> Outcome {
+    const LONG: Duration = Duration::from_millis(50);
+    fn sleep_beside_a_thread() {
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        let thread = thread::spawn(move || wait.recv());
+        thread::sleep(LONG);
+        drop(end);
+        let _ = thread.join();
+    }
+    fn leave_a_thread() {
+        thread::spawn(thread::park);
+    }
+    let pool = Pool::new(1)?;
+    pool.apply(leave_a_thread, ())?;
+    pool.options().timeout(HOUR).apply(sleep_beside_a_thread, ())?;
+    eventually("both are counted", || pool.stats().total().run_times.count() == 2);
+    assert_eq!(at_least(&pool.stats().total().run_times, LONG), 1);
+    Ok(())
+}
+
 fn the_run_times_of_former_workers_are_kept() -> Outcome {
     let pool = Pool::builder().workers(1).max_tasks_per_worker(3).build()?;
     for _ in 0..8 {
         pool.apply(square, (3,))?;
     }
+    eventually("two workers have ended", || pool.stats().total().recycled >= 2);
     eventually("all are counted", || pool.stats().total().run_times.count() == 8);
-    assert!(pool.stats().total().recycled >= 2);
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram(Vec<u64>);
 
-/// The number of buckets. The last one has all times above 30 min.
+/// The number of buckets. The last one has all times above 32 min.
 pub(super) const BUCKETS: usize = 160;
 /// The buckets for each power of two.
 const PER_OCTAVE: u32 = 4;
@@ -54,7 +54,7 @@ impl Histogram {
     /// A time that this share of all times (0 to 1) does not reach: the upper end of the bucket with the last of them,
     /// so up to a quarter too long. `None` if there are no times.
     ///
-    /// That of the last bucket, of all times above 30 min, is [`Duration::MAX`].
+    /// That of the last bucket, of all times above 32 min, is [`Duration::MAX`].
     #[allow(clippy::cast_precision_loss)] // numbers above 2^53 are rounded
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let wanted = (share.clamp(0.0, 1.0) * self.count() as f64).max(1.0);
@@ -75,7 +75,8 @@ impl Histogram {
 
     /// Those counts, by bucket. Missing ones are 0.
     pub(super) fn of(counts: impl Iterator<Item = u64>) -> Self {
-        Self(counts.take(BUCKETS).collect())
+        let counts: Vec<_> = counts.take(BUCKETS).collect();
+        Self(if counts.iter().all(|&count| count == 0) { Vec::new() } else { counts })
     }
 
     pub(super) fn add(&mut self, nanos: u64, count: u64) {
@@ -100,7 +101,7 @@ impl fmt::Display for Histogram {
         for (name, share) in [("50 %", 0.5), (", 90 %", 0.9), (", 99 %", 0.99), (", all", 1.0)] {
             match self.quantile(share) {
                 None => return f.write_str("none"),
-                Some(Duration::MAX) => write!(f, "{name} within more than 30 min")?,
+                Some(Duration::MAX) => write!(f, "{name} in over 32 min")?,
                 Some(time) => write!(f, "{name} within {}", Rounded(time))?,
             }
         }

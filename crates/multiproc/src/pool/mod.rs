@@ -208,8 +208,8 @@ impl<M> Pool<M> {
         self.core.worker_pids()
     }
 
-    /// What the workers have done so far, and how they ended. Does not block. It costs nothing until it is
-    /// called; in [inline mode](PoolBuilder::inline), where there are no workers, it is empty.
+    /// What the workers have done so far, and how they ended. Does not block. In [inline
+    /// mode](PoolBuilder::inline), where there are no workers, it is empty.
     ///
     /// ```
     /// multiproc::init();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::histogram::Histogram;
 
-/// What a pool has done so far. Made by [`Pool::stats`](super::Pool::stats); its `Display` is a table.
+/// What a pool has done so far. Made by [`Pool::stats`](super::Pool::stats); its `Display` is a table,
+/// with a line for each histogram.
 ///
 /// ```
 /// use multiproc::Pool;
@@ -30,8 +31,8 @@ pub struct PoolStats {
     /// The number of submitted tasks, items and broadcasts to one worker that have no result.
     pub pending: u64,
     /// How long tasks and items have waited from their submission until the pool gave them to a worker, to a tick of
-    /// the kernel's coarse clock (1 to 10 ms); a shorter wait is 0. Without broadcasts. What a worker has given back
-    /// waits, and counts, once more.
+    /// the kernel's coarse clock (1 to 10 ms); a shorter wait is 0. Without broadcasts. What a worker has given back, or
+    /// has died with, counts once more, also from its submission.
     pub wait_times: Histogram,
 }
 
@@ -77,7 +78,7 @@ pub struct WorkerStats {
     pub running: Duration,
     /// How long tasks have taken, as `running`. Short ones are counted at the mean of those between two reads of the
     /// clock, which together take about 20 µs. If they take longer, that is counted as one long task among them.
-    /// Missing are the running task, and the last ones of a worker that was killed.
+    /// Missing are the running task, those between it and the last read, and such tasks of a worker that has died.
     pub run_times: Histogram,
     /// The time without tasks.
     pub waiting: Duration,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{REDISPATCH_AFTER, Scheduler};
 use crate::pool::chunk::Chunk;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
+use crate::sys::clock;
 
 /// Less work than this is not moved from one worker to another.
 const MIN_STOLEN: Duration = Duration::from_millis(1);
@@ -44,7 +45,8 @@ impl Scheduler {
             let mut is_gone = chunk.count == 0;
             match outcome {
                 Dispatched::Accepted => {
-                    let waited = self.polled_at.saturating_sub(chunk.call.submitted_at(chunk.sort_key));
+                    let submitted_at = chunk.call.submitted_at(chunk.sort_key);
+                    let waited = clock::coarse_nanos().saturating_sub(submitted_at);
                     self.ended.wait_times.add(waited, u64::from(worker.in_flight() - before));
                     let timeout = chunk.call.options.timeout;
                     let deadline = timeout.and_then(|time| Instant::now().checked_add(time));

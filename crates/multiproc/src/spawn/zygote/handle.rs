@@ -197,9 +197,11 @@ impl ForkedChild {
     /// Ends a child that is not needed, or is dead, and has the supervisor reap it.
     pub(crate) fn end(self) {
         // A child that has hung up is dead. If other code has reaped it, its pid may be another child's.
-        let is_surely_connected = self.start_socket.is_surely_connected();
+        // One that is alive may have sent a crash report.
+        let is_alive = self.start_socket.is_surely_connected()
+            || matches!(self.start_socket.wait_for_hang_up(Deadline::now()), Ok(false));
         if let Ok(child) = supervisor::watch_internal(self.pid, self.pidfd, self.start_socket.handle())
-            && is_surely_connected
+            && is_alive
         {
             child.kill();
         }

@@ -118,7 +118,9 @@ impl WorkerSide {
         let ran = self.schedule.run_time.saturating_sub(self.schedule.flushed) + unread;
         self.schedule.flushed = self.schedule.run_time;
         if self.output.flush(ran) {
-            self.schedule.read_at = Instant::now(); // passing it to another thread is not the items' time
+            // Passing it to another thread is not the items' time.
+            let now = Instant::now();
+            self.schedule.read_at = now.checked_sub(unread).unwrap_or(now);
         }
         self.rings.0.word32(ITEMS_PER_CLOCK_READ).store(self.schedule.interval, Relaxed);
         self.flushed = frames;
@@ -209,9 +211,10 @@ impl WorkerSide {
         }
         self.schedule.timed = self.completed.frames;
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let others = self.schedule.mean.saturating_mul(u64::from(items - 1));
-        if items > 1 && time > MAX_CLOCK_INTERVAL && others < nanos {
-            self.count(self.schedule.mean, items - 1);
+        if items > 1 && time > MAX_CLOCK_INTERVAL {
+            let most = u64::try_from(MAX_CLOCK_INTERVAL.as_nanos()).unwrap_or(u64::MAX);
+            let others = self.schedule.mean.saturating_mul(u64::from(items - 1)).min(most);
+            self.count(others / u64::from(items - 1), items - 1);
             self.count(nanos - others, 1);
         } else {
             self.schedule.mean = nanos / u64::from(items);
