@@ -31,8 +31,8 @@ pub struct PoolStats {
     /// The number of submitted tasks, items and broadcasts to one worker that have no result.
     pub pending: u64,
     /// How long tasks and items have waited from their submission until the pool gave them to a worker, to a tick of
-    /// the kernel's coarse clock (1 to 10 ms); a shorter wait is 0. Without broadcasts. What a worker has given back, or
-    /// has died with, counts once more, also from its submission.
+    /// the kernel's coarse clock (1 to 10 ms); a shorter wait is 0. Without broadcasts. What a worker has given back,
+    /// or has died with, counts once more, also from its submission.
     pub wait_times: Histogram,
 }
 
