@@ -96,6 +96,7 @@ fn serve(start_socket: PacketSocket, pids: PidPage) -> ! {
     set_comm(FORKED_COMM);
     if priority == Priority::Ahead {
         prefault.run();
+        // What comes after the bootstrap message.
         let _ = start_socket.is_hung_up();
         pids.prefault(number);
     }

@@ -68,11 +68,9 @@ impl FlushSchedule {
     }
 }
 
-/// By how much an interval of this time is too long.
-fn times_too_long(time: Duration) -> u32 {
-    // In 64 bits: a child would load the code that divides 128.
-    let (nanos, most) = (u64::try_from(time.as_nanos()), u64::try_from(MAX_CLOCK_INTERVAL.as_nanos()));
-    u32::try_from(nanos.unwrap_or(u64::MAX) / most.unwrap_or(u64::MAX)).unwrap_or(u32::MAX)
+/// In 64 bits: to divide 128, a worker would have another page of code loaded.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl WorkerSide {
@@ -140,8 +138,7 @@ impl WorkerSide {
         if self.visible != self.completed {
             self.flush_up_to(self.completed.frames, unread);
             self.visible = self.completed;
-            let nanos = u64::try_from(self.schedule.run_time.as_nanos()).unwrap_or(u64::MAX);
-            self.rings.0.word64(RUN_TIME).store(nanos, Relaxed);
+            self.rings.0.word64(RUN_TIME).store(nanos(self.schedule.run_time), Relaxed);
             result_words::make_visible(self.rings.0.word64(VISIBLE), self.visible);
             self.schedule.made_visible_at = self.schedule.read_at;
         }
@@ -154,7 +151,8 @@ impl WorkerSide {
         let schedule = &mut self.schedule;
         let before = schedule.interval;
         if time > MAX_CLOCK_INTERVAL {
-            schedule.interval = (before / times_too_long(time)).max(1);
+            let too_long = nanos(time) / nanos(MAX_CLOCK_INTERVAL);
+            schedule.interval = (before / u32::try_from(too_long).unwrap_or(u32::MAX)).max(1);
         } else if time < MIN_CLOCK_INTERVAL && schedule.left == 0 {
             schedule.interval = (before * 2).min(MAX_INTERVAL_LEN);
         }
@@ -183,8 +181,7 @@ impl WorkerSide {
         let now = Instant::now();
         self.schedule.idle += now - self.schedule.read_at;
         self.schedule.read_at = now;
-        let nanos = u64::try_from(self.schedule.idle.as_nanos()).unwrap_or(u64::MAX);
-        self.rings.0.word64(IDLE).store(nanos, Relaxed);
+        self.rings.0.word64(IDLE).store(nanos(self.schedule.idle), Relaxed);
     }
 
     /// As after many items that take this long together.
@@ -210,19 +207,18 @@ impl WorkerSide {
             return;
         }
         self.schedule.timed = self.completed.frames;
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        if items > 1 && time > MAX_CLOCK_INTERVAL {
-            let most = u64::try_from(MAX_CLOCK_INTERVAL.as_nanos()).unwrap_or(u64::MAX);
-            let others = self.schedule.mean.saturating_mul(u64::from(items - 1)).min(most);
-            self.count(others / u64::from(items - 1), items - 1);
-            self.count(nanos - others, 1);
+        let others = items - 1;
+        if others > 0 && time > MAX_CLOCK_INTERVAL {
+            let usual = self.schedule.mean.saturating_mul(others.into()).min(nanos(MAX_CLOCK_INTERVAL));
+            self.add_to_histogram(usual / u64::from(others), others);
+            self.add_to_histogram(nanos(time) - usual, 1);
         } else {
-            self.schedule.mean = nanos / u64::from(items);
-            self.count(self.schedule.mean, items);
+            self.schedule.mean = nanos(time) / u64::from(items);
+            self.add_to_histogram(self.schedule.mean, items);
         }
     }
 
-    fn count(&self, nanos: u64, items: u32) {
+    fn add_to_histogram(&self, nanos: u64, items: u32) {
         let count = self.rings.0.word64(RUN_TIMES + size_of::<u64>() * histogram::bucket(nanos));
         count.store(count.load(Relaxed).wrapping_add(u64::from(items)), Relaxed);
     }
